@@ -1,0 +1,274 @@
+//! The command line, as clap structs and nothing more.
+//!
+//! Every option is also an environment variable (`BYPASSCTL_` and its name) and a key of the configuration file; see
+//! [`crate::commands::parse`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::core::config::{
+    DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
+    RedirectMode, SideDoors,
+};
+use crate::core::ports::{PortRange, Preset};
+
+/// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
+#[derive(Debug, Parser)]
+#[command(name = "bypassctl", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done; 1 what was asked about is not well; 2 bad arguments or configuration; \
+    3 the environment cannot do it; 4 rules applied but not proven, rolled back; 5 a runtime failure.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// YAML file with options as keys; an option or its environment variable beats it
+    #[arg(long, global = true, env = "BYPASSCTL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, global = true, env = "BYPASSCTL_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// Log filter: error, warn, info, debug, trace, or directives such as bypassctl::proxy=debug
+    #[arg(long, global = true, env = "BYPASSCTL_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    pub log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Program the rules of this network namespace, prove them, exit
+    Init(InitArgs),
+    /// The sidecar: mutual TLS for remoting
+    Proxy(ProxyArgs),
+    /// Find out what is wrong, and what to do next
+    Check(CheckArgs),
+    /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
+    Demo(DemoArgs),
+}
+
+/// The cluster's ports.
+#[derive(Debug, Args)]
+pub struct ClusterPortArgs {
+    /// Ports of a framework's own defaults
+    #[arg(long, env = "BYPASSCTL_PRESET")]
+    pub preset: Option<Preset>,
+    /// Remoting ports: numbers and ranges, comma-separated or repeated [default: 2552]
+    #[arg(long, env = "BYPASSCTL_REMOTING_PORT", value_delimiter = ',', value_name = "PORTS")]
+    pub remoting_port: Vec<PortRange>,
+    /// Management ports: numbers and ranges, comma-separated or repeated [default: 8558]
+    #[arg(long, env = "BYPASSCTL_MANAGEMENT_PORT", value_delimiter = ',', value_name = "PORTS")]
+    pub management_port: Vec<PortRange>,
+}
+
+/// The agent's own ports.
+#[derive(Debug, Args)]
+pub struct AgentPortArgs {
+    /// Where outgoing remoting is redirected to
+    #[arg(long, env = "BYPASSCTL_OUTBOUND_PORT", default_value_t = DEFAULT_OUTBOUND_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub outbound_port: u16,
+    /// Where arriving remoting is redirected to
+    #[arg(long, env = "BYPASSCTL_INBOUND_PORT", default_value_t = DEFAULT_INBOUND_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub inbound_port: u16,
+    /// Health, metrics and status of the sidecar
+    #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_ADMIN_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub admin_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub cluster: ClusterPortArgs,
+    #[command(flatten)]
+    pub agent: AgentPortArgs,
+    /// What the rules do with remoting
+    #[arg(long, env = "BYPASSCTL_MODE", default_value = "capture")]
+    pub mode: RedirectMode,
+    /// User id that the sidecar runs as
+    #[arg(long, env = "BYPASSCTL_AGENT_UID", default_value_t = DEFAULT_AGENT_UID, value_name = "UID")]
+    pub agent_uid: u32,
+    /// User ids of a mesh proxy, beside those found in the mesh's own rules [default: 1337]
+    #[arg(long, env = "BYPASSCTL_MESH_UID", value_delimiter = ',', value_name = "UIDS")]
+    pub mesh_uid: Vec<u32>,
+    /// Packet mark that the mesh's own rules skip
+    #[arg(long, env = "BYPASSCTL_MESH_MARK", default_value_t = DEFAULT_MESH_MARK, value_name = "MARK")]
+    pub mesh_mark: u32,
+    /// Plaintext ways past the sidecar that a mesh proxy in the pod could use
+    #[arg(long, env = "BYPASSCTL_SIDE_DOORS", default_value = "closed")]
+    pub side_doors: SideDoors,
+    /// How the rules get into the kernel
+    #[arg(long, env = "BYPASSCTL_BACKEND", default_value = "auto")]
+    pub backend: BackendChoice,
+    /// This pod's address, from the downward API (status.podIP)
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pub pod_ip: Option<IpAddr>,
+    /// The node's address, from the downward API (status.hostIP): equal to the pod's, the pod is on the host network
+    #[arg(long, env = "HOST_IP", value_name = "ADDRESS")]
+    pub host_ip: Option<IpAddr>,
+    /// Go on in the initial network namespace; only for pods that have a kernel of their own (Kata, Firecracker)
+    #[arg(long, env = "BYPASSCTL_ALLOW_INITIAL_NETNS")]
+    pub allow_initial_netns: bool,
+    /// Print the rules in nft's language, change nothing
+    #[arg(long, env = "BYPASSCTL_DRY_RUN")]
+    pub dry_run: bool,
+    /// Apply the rules without proving them
+    #[arg(long, env = "BYPASSCTL_NO_VERIFY")]
+    pub no_verify: bool,
+    /// Remove the rules that an earlier run left
+    #[arg(long, env = "BYPASSCTL_CLEANUP", conflicts_with_all = ["dry_run", "no_verify"])]
+    pub cleanup: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendChoice {
+    /// The best that this kernel has
+    Auto,
+    /// nf_tables over netlink, without any tool
+    Nft,
+}
+
+#[derive(Debug, Args)]
+pub struct ProxyArgs {
+    #[command(flatten)]
+    pub cluster: ClusterPortArgs,
+    #[command(flatten)]
+    pub agent: AgentPortArgs,
+    /// What to do with peers that do not speak TLS
+    #[arg(long, env = "BYPASSCTL_MODE", default_value = "strict")]
+    pub mode: ProxyMode,
+    /// Day on which permissive mode is to end (YYYY-MM-DD); past it /ready and the log say so
+    #[arg(long, env = "BYPASSCTL_PERMISSIVE_UNTIL", value_name = "DATE")]
+    pub permissive_until: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Which peers may connect: spiffe://… (a trailing * matches the rest), dns:NAME, or ca; repeatable
+    /// [default: the identity of our own certificate]
+    #[arg(long, env = "BYPASSCTL_ALLOW", value_delimiter = ',', value_name = "IDENTITY")]
+    pub allow: Vec<String>,
+    /// Addresses that the inbound and the admin listener bind; default: every address
+    #[arg(long, env = "BYPASSCTL_BIND_ADDRESS", value_delimiter = ',', value_name = "ADDRESS")]
+    pub bind_address: Vec<IpAddr>,
+    /// Dial this address for every outgoing connection, instead of the original destination
+    #[arg(long, env = "BYPASSCTL_OUTBOUND_TARGET", value_name = "ADDRESS:PORT")]
+    pub outbound_target: Option<SocketAddr>,
+    /// Dial this address for every arriving connection, instead of the original destination
+    #[arg(long, env = "BYPASSCTL_INBOUND_TARGET", value_name = "ADDRESS:PORT")]
+    pub inbound_target: Option<SocketAddr>,
+    /// Seconds that a TLS handshake may take
+    #[arg(long, env = "BYPASSCTL_HANDSHAKE_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub handshake_timeout: u64,
+    /// Handshakes that may be unfinished at a time, in each direction
+    #[arg(long, env = "BYPASSCTL_MAX_HANDSHAKES", default_value_t = 256, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub max_handshakes: u32,
+    /// Connections that may be open at a time, in each direction
+    #[arg(long, env = "BYPASSCTL_MAX_CONNECTIONS", default_value_t = 4096, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_connections: u32,
+    /// Seconds that a half-closed connection may linger
+    #[arg(long, env = "BYPASSCTL_HALF_CLOSE_TIMEOUT", default_value_t = 60, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub half_close_timeout: u64,
+    /// Seconds after SIGTERM in which connections may end by themselves
+    #[arg(long, env = "BYPASSCTL_DRAIN_TIMEOUT", default_value_t = 25, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=86400))]
+    pub drain_timeout: u64,
+}
+
+/// Where certificate, key and CA are.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Directory with tls.crt, tls.key and ca.crt, as cert-manager writes them
+    #[arg(long, env = "BYPASSCTL_TLS_DIR", value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+    /// Certificate chain, PEM; instead of --tls-dir
+    #[arg(long, env = "BYPASSCTL_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key, PEM; instead of --tls-dir
+    #[arg(long, env = "BYPASSCTL_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Roots that peers' certificates must lead to, PEM; instead of --tls-dir
+    #[arg(long, env = "BYPASSCTL_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyMode {
+    /// Only mutual TLS, both ways
+    Strict,
+    /// TLS where the peer speaks it, plaintext where not; for a migration
+    Permissive,
+    /// No TLS: plaintext both ways, for a first rollout or to find a fault
+    Disabled,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(subcommand)]
+    pub what: CheckCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckCommand {
+    /// This pod: rules, listeners, certificates, the sidecar
+    Pod(CheckPodArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckPodArgs {
+    #[command(flatten)]
+    pub cluster: ClusterPortArgs,
+    #[command(flatten)]
+    pub agent: AgentPortArgs,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Form of the result
+    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
+    pub output: CheckOutput,
+    /// Codes of checks to leave out
+    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE")]
+    pub suppress: Vec<String>,
+    /// Lowest severity whose failure makes the exit code 1
+    #[arg(long, env = "BYPASSCTL_FAIL_ON", default_value = "warning")]
+    pub fail_on: FailOn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckOutput {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Warnings and errors
+    Warning,
+    /// Errors alone
+    Error,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the pods up until Enter or Ctrl-C, and say how to look inside
+    #[arg(long, env = "BYPASSCTL_KEEP")]
+    pub keep: bool,
+}

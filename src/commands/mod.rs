@@ -1,0 +1,120 @@
+//! The commands: each reads, decides with [`crate::core`], does, prints.
+//!
+//! Invariant: nothing outside this module prints a result or chooses an exit code.
+
+mod parse;
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cli::{Cli, Global, LogFormat};
+
+/// How a command that ran ended, as the exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 0: done.
+    Done,
+    /// 1: the thing asked about is not well.
+    NotWell,
+}
+
+/// A failure with its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    kind: FailureKind,
+    error: anyhow::Error,
+}
+
+/// Which exit code a failure has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// 2: bad arguments or configuration.
+    Usage,
+    /// 3: the environment cannot do it.
+    Environment,
+    /// 4: rules applied but not proven, rolled back.
+    NotProven,
+    /// 5: a runtime failure.
+    Runtime,
+}
+
+impl Failure {
+    /// 2: bad arguments or configuration.
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { kind: FailureKind::Usage, error: error.into() }
+    }
+
+    /// 3: the environment cannot do it.
+    pub fn environment(error: impl Into<anyhow::Error>) -> Self {
+        Self { kind: FailureKind::Environment, error: error.into() }
+    }
+
+    /// 4: rules applied but not proven.
+    pub fn not_proven(error: impl Into<anyhow::Error>) -> Self {
+        Self { kind: FailureKind::NotProven, error: error.into() }
+    }
+
+    const fn exit_code(&self) -> u8 {
+        match self.kind {
+            FailureKind::Usage => 2,
+            FailureKind::Environment => 3,
+            FailureKind::NotProven => 4,
+            FailureKind::Runtime => 5,
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { kind: FailureKind::Runtime, error: error.into() }
+    }
+}
+
+/// Runs the command line; the whole program.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match parse::parse(args.collect()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed standard error leaves only the exit code to say it.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match start_logging(&cli.global).and_then(|()| run(cli)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::NotWell) => ExitCode::from(1),
+        Err(failure) => {
+            eprintln!("bypassctl: {:#}", failure.error);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Outcome, Failure> {
+    match cli.command {
+        _ => Ok(Outcome::Done),
+    }
+}
+
+fn start_logging(global: &Global) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&global.log_level).map_err(|error| {
+        Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
+    })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match global.log_format {
+        LogFormat::Text => {
+            let ansi = std::io::stderr().is_terminal();
+            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi)).init();
+        }
+        LogFormat::Json => {
+            let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
+            registry.with(json.with_writer(std::io::stderr)).init();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! The command line, the environment and the configuration file as one: flag beats environment beats file.
+//!
+//! The file's values become the default values of the options that it names, so that they are checked by the same
+//! parsers, with the same messages, as the options themselves.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
+use serde_json::Value;
+
+use crate::cli::Cli;
+
+/// Parses the arguments, `args[0]` being the program's name.
+///
+/// # Errors
+/// clap's, for arguments, environment and file alike; `--help` and `--version` are errors of clap's too.
+pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
+    let command = Cli::command();
+    let command = match config_path(&command, &args) {
+        Some(path) => with_file(command, &path)?,
+        None => command,
+    };
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(args).ok()?;
+    let mut deepest = &matches;
+    let mut path = deepest.try_get_one::<PathBuf>("config").ok().flatten().cloned();
+    while let Some((_, inner)) = deepest.subcommand() {
+        deepest = inner;
+        path = deepest.try_get_one::<PathBuf>("config").ok().flatten().cloned().or(path);
+    }
+    path
+}
+
+fn with_file(mut command: Command, path: &Path) -> Result<Command, Error> {
+    let fail = |text: String| Cli::command().error(ErrorKind::InvalidValue, format!("{}: {text}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    let file: BTreeMap<String, Value> = if text.trim().is_empty() {
+        BTreeMap::new()
+    } else {
+        serde_saphyr::from_str(&text).map_err(|error| fail(format!("is not a YAML mapping: {error}")))?
+    };
+    // A key of one command's own section beats the same key at the top.
+    let (sections, shared): (Vec<_>, Vec<_>) = file.into_iter().partition(|(key, _)| is_section(&command, key));
+    for (key, value) in shared {
+        let values = scalars(&value).ok_or_else(|| fail(format!("{key}: a value or a list of values is expected")))?;
+        let mut known = false;
+        command = set_default(command, &key, &values, &mut known);
+        if !known {
+            return Err(fail(format!(
+                "unknown key {key:?}; keys are the long names of options, or the name of a command"
+            )));
+        }
+    }
+    for (section, value) in sections {
+        let Value::Object(keys) = value else {
+            return Err(fail(format!(
+                "{section}: is a command, so its value must be a mapping of that command's options"
+            )));
+        };
+        for (key, value) in keys {
+            let values = scalars(&value)
+                .ok_or_else(|| fail(format!("{section}.{key}: a value or a list of values is expected")))?;
+            let mut known = false;
+            command = command.mut_subcommand(&section, |inner| set_default(inner, &key, &values, &mut known));
+            if !known {
+                return Err(fail(format!(
+                    "unknown key {key:?} in {section:?}: `bypassctl {section}` has no such option"
+                )));
+            }
+        }
+    }
+    Ok(command)
+}
+
+fn is_section(command: &Command, key: &str) -> bool {
+    command.get_subcommands().any(|inner| inner.get_name() == key)
+}
+
+fn set_default(mut command: Command, key: &str, values: &[String], known: &mut bool) -> Command {
+    let id = command.get_arguments().find(|arg| arg.get_long() == Some(key)).map(|arg| arg.get_id().clone());
+    // The file cannot name another file.
+    if let Some(id) = id.filter(|_| key != "config") {
+        *known = true;
+        let values = values.to_vec();
+        command = command.mut_arg(id, |arg| arg.default_values(values));
+    }
+    let inner: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    for name in inner {
+        command = command.mut_subcommand(name, |inner| set_default(inner, key, values, known));
+    }
+    command
+}
+
+fn scalars(value: &Value) -> Option<Vec<String>> {
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(yes) => Some(yes.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    match value {
+        Value::Array(items) if !items.is_empty() => items.iter().map(scalar).collect(),
+        single => scalar(single).map(|text| vec![text]),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! What bypassctl decides, and nothing that it does.
+//!
+//! Invariant: no file here touches a socket, a file, a process, the environment, the clock or a cluster;
+//! `tests/architecture.rs` holds it to that.
+
+pub mod config;
+pub mod plan;
+pub mod ports;
+pub mod render;
+pub mod ruleset;

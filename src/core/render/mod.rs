@@ -1,0 +1,3 @@
+//! Rulesets as text in the language of a kernel tool.
+
+pub mod nft;

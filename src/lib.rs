@@ -1,0 +1,18 @@
+//! The network agent that Akka and Pekko clusters on Kubernetes need beside a service mesh.
+//!
+//! Three data flows, each crossing one border (│) between deciding and doing:
+//!
+//! ```text
+//! raw config, pod facts → Config → RedirectPlan → Ruleset │ apply → read back → proof
+//! accept → OriginalDst → route() → TLS → authorize() │ pump → Outcome
+//! kube, namespace, management → Facts │ checks → Report → text, short, JSON, JUnit
+//! ```
+//!
+//! `main` → [`cli`], [`commands`] → {[`netfilter`], `proxy`, `tls`, [`sandbox`]} → [`core`]. Nothing imports
+//! `commands`; `core` decides and does nothing else.
+
+pub mod cli;
+pub mod commands;
+pub mod core;
+pub mod netfilter;
+pub mod sandbox;

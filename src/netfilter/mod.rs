@@ -1,0 +1,1 @@
+//! Rules in the kernel: apply, read back, prove.
