@@ -7,3 +7,5 @@
 mod support;
 
 mod matrix;
+mod side_doors;
+mod traffic;

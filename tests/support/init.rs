@@ -30,6 +30,9 @@ pub(crate) fn must_init(pod: &Pod, args: &[&str]) {
             side_doors: if args.contains(&"open") { SideDoors::Open } else { SideDoors::Closed },
         };
         pod.feed("nft -f -", &render::nft::render(&plan.ruleset(&Substitutes::default())));
+        if args.contains(&"--cleanup") {
+            pod.sh("nft delete table inet bypassctl");
+        }
         return;
     }
     let finished = init(pod, args);

@@ -33,8 +33,9 @@ const fn by_uid(name: &'static str, uid: u32, programmer: Programmer) -> Mesh {
 pub(crate) const ISTIO: Mesh = by_uid("istio_iptnft", 1337, Programmer::IptablesNft);
 /// Istio on a node with legacy iptables.
 pub(crate) const ISTIO_LEGACY: Mesh = by_uid("istio_legacy", 1337, Programmer::IptablesLegacy);
-/// Istio with TPROXY inbound.
-pub(crate) const ISTIO_TPROXY: Mesh = by_uid("istio-tproxy_iptnft", 1337, Programmer::IptablesNft);
+/// Istio with TPROXY inbound; its proxy marks what it hands to the app.
+pub(crate) const ISTIO_TPROXY: Mesh =
+    Mesh { name: "istio-tproxy_iptnft", uid: 1337, mark: Some(0x539), programmer: Programmer::IptablesNft };
 /// Istio ambient, whose proxy is root and known by its mark.
 pub(crate) const AMBIENT: Mesh =
     Mesh { name: "ambient_iptnft", uid: 0, mark: Some(0x539), programmer: Programmer::IptablesNft };

@@ -7,3 +7,4 @@ pub(crate) mod mesh;
 pub(crate) mod pod;
 pub(crate) mod probe;
 pub(crate) mod roles;
+pub(crate) mod setup;

@@ -12,6 +12,9 @@ pub(crate) const APP: Identity = Identity::uid(1000);
 pub(crate) const AGENT: Identity = Identity::uid(12552);
 /// The mesh proxy of Istio, and of most that copied it.
 pub(crate) const MESH: Identity = Identity::uid(1337);
+/// Loopback's address in each family.
+pub(crate) const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
 /// Root, with no mark: a dialler that no rule knows.
 pub(crate) const ROOT: Identity = Identity::uid(0);
 
@@ -23,8 +26,8 @@ pub(crate) const APP_PORTS: [u16; 3] = [REMOTING, MANAGEMENT, CONTROL];
 
 const MESH_OUTBOUND: u16 = 15001;
 const MESH_INBOUND: u16 = 15006;
-const AGENT_ADMIN: u16 = 15550;
-const AGENT_OUTBOUND: u16 = 15552;
+pub(crate) const AGENT_ADMIN: u16 = 15550;
+pub(crate) const AGENT_OUTBOUND: u16 = 15552;
 const AGENT_INBOUND: u16 = 15553;
 
 impl Mesh {
@@ -46,7 +49,6 @@ pub(crate) fn peer(peer: &Pod, more: &[u16]) -> Vec<Listener> {
 
 /// The agent's listeners: the outbound one on loopback alone.
 pub(crate) fn agent(pod: &Pod) -> Vec<Listener> {
-    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let outbound =
         loopback.map(|address| Listener::tcp(pod, "agent-outbound", AGENT, SocketAddr::new(address, AGENT_OUTBOUND)));
     let inbound = on_own_addresses(pod, "agent-inbound", AGENT, &[AGENT_INBOUND]);
