@@ -50,7 +50,7 @@ pub(crate) fn peer(peer: &Pod, more: &[u16]) -> Vec<Listener> {
 /// The agent's listeners: the outbound one on loopback alone.
 pub(crate) fn agent(pod: &Pod) -> Vec<Listener> {
     let outbound =
-        loopback.map(|address| Listener::tcp(pod, "agent-outbound", AGENT, SocketAddr::new(address, AGENT_OUTBOUND)));
+        LOOPBACKS.map(|address| Listener::tcp(pod, "agent-outbound", AGENT, SocketAddr::new(address, AGENT_OUTBOUND)));
     let inbound = on_own_addresses(pod, "agent-inbound", AGENT, &[AGENT_INBOUND]);
     let admin = on_own_addresses(pod, "agent-admin", AGENT, &[AGENT_ADMIN]);
     outbound.into_iter().chain(inbound).chain(admin).collect()
