@@ -72,8 +72,8 @@ fn open_side_doors_and_bypass_mode_let_a_mesh_proxy_through() {
             for ip in addresses(&pod) {
                 let to = SocketAddr::new(ip, REMOTING);
                 cells.check(
-                    format!("{setup} {args:?} {MESH} to {to}"),
-                    &call(&pod, MESH, to),
+                    format!("{setup} {args:?} {proxy} to {to}"),
+                    &call(&pod, proxy, to),
                     &Answer::from("app", to),
                 );
             }
