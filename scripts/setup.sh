@@ -52,4 +52,5 @@ need_toolchain() {
 }
 
 # aws-lc-rs compiles C.
+# shellcheck disable=SC2034 # for the scripts that source this
 BUILD_PACKAGES=(gcc libc6-dev cmake make)
