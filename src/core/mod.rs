@@ -4,7 +4,13 @@
 //! `tests/architecture.rs` holds it to that.
 
 pub mod config;
+pub mod identity;
+pub mod outcome;
 pub mod plan;
+pub mod policy;
 pub mod ports;
 pub mod render;
+pub mod route;
 pub mod ruleset;
+pub mod sidecar;
+pub mod wire;
