@@ -3,6 +3,7 @@
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
 mod parse;
+mod proxy;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -12,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Global, LogFormat};
+use crate::cli::{Cli, Command, Global, LogFormat};
 
 /// How a command that ran ended, as the exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
+        Command::Proxy(args) => proxy::run(args),
         _ => Ok(Outcome::Done),
     }
 }

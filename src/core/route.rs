@@ -34,7 +34,7 @@ impl fmt::Display for TlsMode {
 }
 
 /// Who dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// A peer dialled the app.
