@@ -4,6 +4,7 @@
 
 mod init;
 mod parse;
+mod proxy;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -99,7 +100,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(_) | Command::Check(_) | Command::Demo(_) => {
+        Command::Proxy(args) => proxy::run(args),
+        Command::Check(_) | Command::Demo(_) => {
             Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
         }
     }
