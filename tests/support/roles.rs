@@ -68,6 +68,6 @@ pub(crate) fn mesh_proxy(pod: &Pod, mesh: Option<Mesh>) -> Vec<Listener> {
 }
 
 fn on_own_addresses(pod: &Pod, name: &str, who: Identity, ports: &[u16]) -> Vec<Listener> {
-    let at = ports.iter().flat_map(|port| Family::BOTH.map(|family| pod.at(family, *port)));
+    let at = ports.iter().flat_map(|port| pod.families().iter().map(|family| pod.at(*family, *port)));
     at.map(|at| Listener::tcp(pod, name, who, at)).collect()
 }
