@@ -15,4 +15,5 @@ pub mod cli;
 pub mod commands;
 pub mod core;
 pub mod netfilter;
+pub mod pod;
 pub mod sandbox;
