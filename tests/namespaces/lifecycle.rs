@@ -8,7 +8,7 @@ use std::time::Duration;
 use bypassctl::core::ruleset::Family;
 
 use crate::support::init::{bypassctl, init, must_init};
-use crate::support::mesh::{ISTIO, ISTIO_LEGACY, MESHES};
+use crate::support::mesh::{ISTIO, ISTIO_LEGACY};
 use crate::support::pod::Pod;
 use crate::support::probe::{Answer, call};
 use crate::support::roles::{APP, REMOTING, agent, app, mesh_proxy, peer};

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bypassctl::core::ruleset::Family;
-
 use super::mesh::Mesh;
 use super::pod::Pod;
 use super::probe::{Identity, Listener};
@@ -33,7 +31,7 @@ const AGENT_INBOUND: u16 = 15553;
 impl Mesh {
     /// Its proxy.
     pub(crate) const fn proxy(&self) -> Identity {
-        Identity { uid: self.uid, mark: self.mark }
+        Identity { uid: self.uid, mark: self.mark, source: None }
     }
 }
 
