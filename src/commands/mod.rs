@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
+mod check;
 mod init;
 mod parse;
 mod proxy;
@@ -101,7 +102,8 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
         Command::Proxy(args) => proxy::run(args),
-        Command::Check(_) | Command::Demo(_) => {
+        Command::Check(args) => check::run(&args),
+        Command::Demo(_) => {
             Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
         }
     }
