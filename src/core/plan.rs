@@ -190,7 +190,8 @@ impl RedirectPlan {
     }
 
     /// A mesh proxy that took a connection by another way (HBONE, its own mTLS) dials the app over loopback, and the app
-    /// would see plaintext that the agent never judged. Aeron's UDP is touched by no mesh and by no agent.
+    /// would see plaintext that the agent never judged; so it would if a connection slipped past the nat rules. Aeron's UDP
+    /// is touched by no mesh and by no agent.
     fn side_door_chains(&self, substitutes: &Substitutes) -> [Chain; 2] {
         let remoting = &self.cluster.remoting;
         let (reset, unreachable) = if substitutes.drop_for_reject {
@@ -211,7 +212,12 @@ impl RedirectPlan {
         let marked = [to_loopback, Match::Mark { value: self.mesh_mark, mask }];
         output.extend(Rule::per_tcp_port(remoting, &marked, &reset, "plaintext from a mesh proxy: refused"));
         output.extend(udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused"));
-        let input = udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused").collect();
+        // Nat rules are asked once a connection, and connection tracking believes in one that a neighbour's forged ACK
+        // began (nf_conntrack_tcp_loose). What was redirected has the agent's port by now; a SYN that has not, slipped by.
+        let arriving = [Match::FromLoopback(false), Match::Syn];
+        let mut input: Vec<Rule> =
+            Rule::per_tcp_port(remoting, &arriving, &reset, "new remoting that passed the agent by: refused").collect();
+        input.extend(udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused"));
         let chain = |name: &str, hook, rules| Chain {
             name: name.to_owned(),
             kind: ChainKind::Filter,
