@@ -8,7 +8,7 @@
 //! kube, namespace, management → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`netfilter`], `proxy`, `tls`, [`sandbox`]} → [`core`]. Nothing imports
+//! `main` → [`cli`], [`commands`] → {[`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
@@ -16,4 +16,6 @@ pub mod commands;
 pub mod core;
 pub mod netfilter;
 pub mod pod;
+pub mod proxy;
 pub mod sandbox;
+pub mod tls;

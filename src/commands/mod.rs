@@ -2,8 +2,10 @@
 //!
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
+mod check;
 mod init;
 mod parse;
+mod proxy;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -99,7 +101,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(_) | Command::Check(_) | Command::Demo(_) => {
+        Command::Proxy(args) => proxy::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Demo(_) => {
             Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
         }
     }

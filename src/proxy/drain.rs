@@ -1,0 +1,93 @@
+//! The orderly end.
+//!
+//! A leaving node hands over its shards, and needs its connections for that: so the sidecar serves on until the app's
+//! remoting listener is gone, then stops accepting, lets connections end, and closes those that do not. All of it within
+//! `--drain-timeout`; a second signal ends at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::core::route::is_this_host;
+use crate::pod::listeners;
+use crate::proxy::Sidecar;
+
+const PERIOD: Duration = Duration::from_millis(100);
+/// For farewells of connections that are ended, and for log lines.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The signals that ask for an end.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits for the request to stop, and stops.
+pub(super) async fn until_the_end(sidecar: &Sidecar, mut signals: Signals) {
+    let signalled = tokio::select! {
+        name = signals.next() => Some(name),
+        () = sidecar.lifecycle.drain.cancelled() => None,
+    };
+    tracing::info!(by = signalled.unwrap_or("/drain"), "stopping: serving until the app's remoting listener is gone");
+    let again = async {
+        // After /drain the kubelet's SIGTERM is the first signal, not the second.
+        if signalled.is_none() {
+            signals.next().await;
+        }
+        signals.next().await
+    };
+    tokio::select! {
+        () = drain(sidecar) => tracing::info!("stopped"),
+        name = again => tracing::warn!(by = name, "second signal: ending at once"),
+    }
+}
+
+async fn drain(sidecar: &Sidecar) {
+    let lifecycle = &sidecar.lifecycle;
+    lifecycle.drain.cancel();
+    let deadline = Instant::now() + sidecar.config.limits.drain_timeout;
+    while Instant::now() < deadline && app_listens(sidecar) {
+        sleep(PERIOD.min(deadline - Instant::now())).await;
+    }
+    lifecycle.stop_accepting.cancel();
+    lifecycle.connections.close();
+    if timeout_at(deadline, lifecycle.connections.wait()).await.is_err() {
+        tracing::info!(connections = lifecycle.connections.len(), "closing the connections that are still open");
+        lifecycle.end.cancel();
+        if timeout(GRACE, lifecycle.connections.wait()).await.is_err() {
+            tracing::warn!(connections = lifecycle.connections.len(), "connections did not end in time");
+        }
+    }
+}
+
+/// Whether the app's remoting listener is there. The kernel's table says it exactly; a connection of ours would be one
+/// that the app has to make sense of.
+fn app_listens(sidecar: &Sidecar) -> bool {
+    let config = &sidecar.config;
+    let is_app = |listener: SocketAddr| match config.inbound_target {
+        Some(target) => {
+            let covers = listener.ip() == target.ip() || listener.ip().is_unspecified() || is_this_host(target.ip());
+            listener.port() == target.port() && covers
+        }
+        None => config.remoting.contains(listener.port()),
+    };
+    // Without the kernel's table nothing is known to listen, and the drain goes on.
+    listeners::listening().is_ok_and(|listeners| listeners.into_iter().any(is_app))
+}
