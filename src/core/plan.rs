@@ -189,7 +189,8 @@ impl RedirectPlan {
     }
 
     /// A mesh proxy that took a connection by another way (HBONE, its own mTLS) dials the app over loopback, and the app
-    /// would see plaintext that the agent never judged. Aeron's UDP is touched by no mesh and by no agent.
+    /// would see plaintext that the agent never judged; so it would if a connection slipped past the nat rules. Aeron's UDP
+    /// is touched by no mesh and by no agent.
     fn side_door_chains(&self, substitutes: &Substitutes) -> [Chain; 2] {
         let remoting = &self.cluster.remoting;
         let (reset, unreachable) = if substitutes.drop_for_reject {
@@ -207,9 +208,15 @@ impl RedirectPlan {
         // ztunnel runs as root and is told by its mark alone (istio architecture/ambient/ztunnel-cni-lifecycle.md).
         let mask = if self.mesh_mark <= AMBIENT_MARK_MASK { AMBIENT_MARK_MASK } else { u32::MAX };
         let marked = [to_loopback, Match::Mark { value: self.mesh_mark, mask }];
-        output.push(Rule::tcp(remoting, &marked, reset, "plaintext from a mesh proxy: refused"));
+        output.push(Rule::tcp(remoting, &marked, reset.clone(), "plaintext from a mesh proxy: refused"));
         output.push(udp(remoting, unreachable.clone(), "Aeron UDP would pass the agent by: refused"));
-        let input = vec![udp(remoting, unreachable, "Aeron UDP would pass the agent by: refused")];
+        // Nat rules are asked once a connection, and connection tracking believes in one that a neighbour's forged ACK
+        // began (nf_conntrack_tcp_loose). What was redirected has the agent's port by now; a SYN that has not, slipped by.
+        let arriving = [Match::FromLoopback(false), Match::Syn];
+        let input = vec![
+            Rule::tcp(remoting, &arriving, reset, "new remoting that passed the agent by: refused"),
+            udp(remoting, unreachable, "Aeron UDP would pass the agent by: refused"),
+        ];
         let chain = |name: &str, hook, rules| Chain {
             name: name.to_owned(),
             kind: ChainKind::Filter,
