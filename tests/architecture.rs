@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("commands", &["cli", "cluster", "core", "netfilter", "pod", "proxy", "sandbox", "tls"]),
     ("netfilter", &["core"]),
     ("pod", &["core", "netfilter"]),
-    ("proxy", &["core", "tls"]),
+    ("proxy", &["core", "pod", "tls"]),
     ("tls", &["core"]),
     ("cluster", &["core"]),
     ("sandbox", &["core"]),
