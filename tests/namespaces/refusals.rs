@@ -161,6 +161,15 @@ fn run_as_the_agents_user_the_proof_says_what_it_lacks() {
     assert!(finished.stdout.contains("init runs as the agent's user id"), "{finished}");
 }
 
+/// Redirected connections end on lo: where it is down, that is said, instead of rules applied that cannot work.
+#[test]
+fn a_namespace_with_lo_down_is_refused() {
+    let pod = Pod::alone();
+    pod.sh("ip link set lo down");
+    let finished = init(&pod, &[]);
+    assert_refused("lo down", &finished, ENVIRONMENT, &["lo", "is down", "ip link set lo up"], &pod);
+}
+
 /// On the host's network the rules would hit every pod of the node: refused, whatever gives it away.
 #[test]
 fn the_nodes_network_is_refused() {
