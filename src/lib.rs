@@ -16,3 +16,4 @@ pub mod commands;
 pub mod core;
 pub mod netfilter;
 pub mod sandbox;
+pub mod tls;

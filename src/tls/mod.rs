@@ -1,0 +1,3 @@
+//! Credentials, their verification, and a development CA.
+
+pub mod issue;
