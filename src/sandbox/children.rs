@@ -24,6 +24,8 @@ while read -r line; do pids=$line; done
 [ -z "$pids" ] || kill -9 $pids
 rm -rf -- "$1"
 "#;
+/// Lines that say what went wrong, usually.
+const TAIL: usize = 12;
 const POLL: Duration = Duration::from_millis(2);
 
 /// Children, their scratch directory, and what sees to both when this process cannot. Clones are the same household.
@@ -224,6 +226,13 @@ impl Log {
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// The last lines.
+    #[must_use]
+    pub fn tail(&self) -> Vec<String> {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(TAIL)..].to_vec()
     }
 
     fn collect(&self, from: impl io::Read + Send + 'static) -> io::Result<()> {

@@ -1,8 +1,10 @@
 //! What nf_tables has in a namespace, as the kernel tells it, byte for byte.
 //!
-//! Reading only, and nothing is interpreted but the name of the table: to show that two states are the same.
+//! Reading only, to show that two states are the same: nothing is interpreted but the name of the table, and the
+//! counters, whose values are left out.
 
 use std::io;
+use std::ops::Range;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -13,6 +15,11 @@ const SUBSYSTEM: u16 = 10;
 const GET: [u16; 3] = [1, 4, 7];
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE` and `NFTA_RULE_TABLE` are all 1.
 const TABLE_ATTRIBUTE: u16 = 1;
+/// `NFT_MSG_NEWRULE`, and in it `NFTA_RULE_EXPRESSIONS`, a list of `NFTA_LIST_ELEM`, each with `NFTA_EXPR_NAME` and
+/// `NFTA_EXPR_DATA`.
+const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const RULE_EXPRESSIONS: u16 = 4;
+const EXPRESSION_DATA: u16 = 2;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 /// `NLMSG_ERROR` and `NLMSG_DONE`.
@@ -22,7 +29,7 @@ const DONE: u16 = 3;
 const HEADER: usize = 16;
 const GENERIC_HEADER: usize = 4;
 
-/// Tables, chains and rules of a namespace, with their handles.
+/// Tables, chains and rules of a namespace, with their handles, in the kernel's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     objects: Vec<Object>,
@@ -107,7 +114,11 @@ fn read_some(mut datagram: &[u8], objects: &mut Vec<Object>) -> io::Result<bool>
             _ => {
                 let (generic, attributes) = body.split_at_checked(GENERIC_HEADER).ok_or_else(malformed)?;
                 let table = table_name(attributes).ok_or_else(malformed)?;
-                objects.push(Object { kind, family: generic[0], table, attributes: attributes.to_vec() });
+                let mut attributes = attributes.to_vec();
+                if kind == NEW_RULE {
+                    clear_counters(&mut attributes);
+                }
+                objects.push(Object { kind, family: generic[0], table, attributes });
             }
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -115,33 +126,64 @@ fn read_some(mut datagram: &[u8], objects: &mut Vec<Object>) -> io::Result<bool>
     Ok(true)
 }
 
-fn table_name(mut attributes: &[u8]) -> Option<String> {
-    loop {
-        let header = attributes.first_chunk::<4>()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        if u16::from_ne_bytes([header[2], header[3]]) == TABLE_ATTRIBUTE {
-            let name = attributes.get(4..length)?;
-            return Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned());
+fn table_name(attributes: &[u8]) -> Option<String> {
+    let (_, value) = spans(attributes).into_iter().find(|(kind, _)| *kind == TABLE_ATTRIBUTE)?;
+    let name = &attributes[value];
+    Some(String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
+}
+
+/// Packets and bytes counted are no part of what a rule is.
+fn clear_counters(rule: &mut [u8]) {
+    for list in spans(rule).into_iter().filter(|(kind, _)| *kind == RULE_EXPRESSIONS).map(|(_, value)| value) {
+        let list = &mut rule[list];
+        for (_, expression) in spans(list) {
+            let expression = &mut list[expression];
+            let parts = spans(expression);
+            if parts.iter().any(|(_, value)| expression[value.clone()] == *b"counter\0") {
+                for (_, data) in parts.into_iter().filter(|(kind, _)| *kind == EXPRESSION_DATA) {
+                    expression[data].fill(0);
+                }
+            }
         }
-        attributes = attributes.get(length.next_multiple_of(4).max(4)..)?;
     }
+}
+
+/// Type and place of the value of each attribute (struct nlattr: u16 length with its header, u16 type).
+fn spans(attributes: &[u8]) -> Vec<(u16, Range<usize>)> {
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while let Some([l0, l1, t0, t1]) = attributes.get(at..).and_then(<[u8]>::first_chunk) {
+        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+        if length < 4 || at + length > attributes.len() {
+            break;
+        }
+        // The two highest bits say "nested" and "network byte order".
+        spans.push((u16::from_ne_bytes([*t0, *t1]) & 0x3fff, at + 4..at + length));
+        at += length.next_multiple_of(4);
+    }
+    spans
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rule_message(table: &str, payload: u8) -> Vec<u8> {
-        let mut name = table.as_bytes().to_vec();
-        name.push(0);
-        let mut attributes = u16::try_from(4 + name.len()).unwrap().to_ne_bytes().to_vec();
-        attributes.extend(TABLE_ATTRIBUTE.to_ne_bytes());
-        attributes.extend(&name);
-        attributes.resize(attributes.len().next_multiple_of(4), 0);
-        attributes.extend([5, 0, 9, 0, payload, 0, 0, 0]);
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn rule_message(table: &str, expression: &str, data: u8) -> Vec<u8> {
+        let named = attribute(1, format!("{expression}\0").as_bytes());
+        let element = [named, attribute(0x8000 | EXPRESSION_DATA, &attribute(1, &[data]))].concat();
+        let expressions = attribute(0x8000 | RULE_EXPRESSIONS, &attribute(0x8001, &element));
+        let attributes = [attribute(TABLE_ATTRIBUTE, format!("{table}\0").as_bytes()), expressions].concat();
         let length = HEADER + GENERIC_HEADER + attributes.len();
         let mut message = u32::try_from(length).unwrap().to_ne_bytes().to_vec();
-        message.extend((SUBSYSTEM << 8 | 6).to_ne_bytes());
+        message.extend(NEW_RULE.to_ne_bytes());
         message.extend([0; 10 + GENERIC_HEADER]);
         message.extend(attributes);
         message
@@ -155,10 +197,15 @@ mod tests {
 
     #[test]
     fn a_changed_rule_of_one_table_leaves_the_other_table_the_same() {
-        let before = snapshot(&[rule_message("mesh", 1), rule_message("bypassctl", 1)]);
-        let after = snapshot(&[rule_message("mesh", 1), rule_message("bypassctl", 2)]);
+        let before = snapshot(&[rule_message("mesh", "cmp", 1), rule_message("bypassctl", "cmp", 1)]);
+        let after = snapshot(&[rule_message("mesh", "cmp", 1), rule_message("bypassctl", "cmp", 2)]);
         assert_ne!(before, after);
         assert_eq!(before.of_table("mesh"), after.of_table("mesh"));
         assert_eq!(before.tables(), ["bypassctl", "mesh"]);
+    }
+
+    #[test]
+    fn a_packet_counted_is_no_change() {
+        assert_eq!(snapshot(&[rule_message("mesh", "counter", 1)]), snapshot(&[rule_message("mesh", "counter", 2)]));
     }
 }
