@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
+mod init;
 mod parse;
 
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Global, LogFormat};
+use crate::cli::{Cli, Command, Global, LogFormat};
 
 /// How a command that ran ended, as the exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
-        _ => Ok(Outcome::Done),
+        Command::Init(args) => init::run(&args),
+        Command::Proxy(_) | Command::Check(_) | Command::Demo(_) => {
+            Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub const PREROUTING_CHAIN: &str = "prerouting";
 
 /// Before every mesh's nat chain, whichever was registered last; the kernel refuses -200 and less for nat
 /// (`nft_chain_validate_hook`: a nat chain must come after conntrack, `NF_IP_PRI_CONNTRACK`).
-const NAT_PRIORITY: i32 = -199;
+pub const NAT_PRIORITY: i32 = -199;
 /// Just before and just after mangle (-150), where TPROXY rules assign the socket.
 const GUARD_BEFORE_MANGLE: i32 = -151;
 const GUARD_AFTER_MANGLE: i32 = -149;

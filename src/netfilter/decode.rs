@@ -22,7 +22,7 @@ enum Loaded {
     TcpFlags,
     Destination(Family, u32),
     AddressType,
-    Masked(Box<Loaded>, Vec<u8>),
+    Masked(Box<Self>, Vec<u8>),
     Value(Vec<u8>),
 }
 

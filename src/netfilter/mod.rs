@@ -6,6 +6,8 @@
 mod decode;
 mod encode;
 mod expression;
+pub mod namespace;
+pub mod proof;
 mod socket;
 mod table;
 
@@ -17,7 +19,7 @@ use nix::errno::Errno;
 use crate::core::plan::{RedirectPlan, Substitutes};
 use crate::core::ruleset::{Action, Match, Ruleset};
 
-pub use self::table::{KernelRule, apply, delete, mesh_uids, read};
+pub use self::table::{Table, apply, delete, mesh_uids, read};
 
 /// Why rules could not be applied or read; nothing was changed.
 #[derive(Debug, thiserror::Error)]

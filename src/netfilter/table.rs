@@ -11,6 +11,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use nix::errno::Errno;
 
+use crate::core::plan::{NAT_PRIORITY, TABLE};
 use crate::core::render::nft;
 use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset};
 use crate::netfilter::expression::attribute;
@@ -22,13 +23,13 @@ const POLICY_ACCEPT: u32 = 1;
 /// `NFTNL_UDATA_RULE_COMMENT` (libnftnl): the rule comment that nft shows.
 const COMMENT: u8 = 0;
 
-/// A rule as the kernel has it.
+/// A table as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelRule {
-    /// The rule.
-    pub rule: Rule,
-    /// Packets that it has matched.
-    pub packets: u64,
+pub struct Table {
+    /// Its chains and rules.
+    pub ruleset: Ruleset,
+    /// Packets that each rule has matched, by chain and rule.
+    pub packets: Vec<Vec<u64>>,
 }
 
 /// Replaces the table with the ruleset, in one transaction: ensure, delete, create.
@@ -72,20 +73,20 @@ pub fn delete(table: &str) -> Result<bool, NetfilterError> {
 ///
 /// # Errors
 /// See [`NetfilterError`].
-pub fn read(table: &str) -> Result<Option<(Ruleset, Vec<Vec<KernelRule>>)>, NetfilterError> {
+pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
     let socket = open()?;
     let inet = NetfilterProtoFamily::Inet;
     let chains = dump(&socket, inet, NfTablesMessage::GetChain(ChainMessage { attributes: vec![] }))?;
-    let mut base_chains: Vec<(String, Chain)> = Vec::new();
+    let mut base_chains: Vec<Chain> = Vec::new();
     for (_, message) in chains {
         let NfTablesMessage::NewChain(chain) = message else { continue };
-        base_chains.extend(decode_chain(&chain, table));
+        base_chains.extend(decode_chain(&chain).filter(|(of, _)| of == table).map(|(_, chain)| chain));
     }
     if base_chains.is_empty() {
         return Ok(None);
     }
     let filter = RuleMessage { attributes: vec![RuleAttribute::Table(table.to_owned())] };
-    let mut rules: HashMap<String, Vec<KernelRule>> = HashMap::new();
+    let mut rules: HashMap<String, Vec<(Rule, u64)>> = HashMap::new();
     for (_, message) in dump(&socket, inet, NfTablesMessage::GetRule(filter))? {
         let NfTablesMessage::NewRule(message) = message else { continue };
         let view = RuleView::of(&message);
@@ -100,17 +101,17 @@ pub fn read(table: &str) -> Result<Option<(Ruleset, Vec<Vec<KernelRule>>)>, Netf
             expression,
         })?;
         rule.comment = view.comment;
-        chain.push(KernelRule { rule, packets });
+        chain.push((rule, packets));
     }
     let mut chains = Vec::new();
-    let mut counted = Vec::new();
-    for (name, mut chain) in base_chains {
-        let found = rules.remove(&name).unwrap_or_default();
-        chain.rules = found.iter().map(|found| found.rule.clone()).collect();
+    let mut packets = Vec::new();
+    for mut chain in base_chains {
+        let (found, counts): (Vec<_>, Vec<_>) = rules.remove(&chain.name).unwrap_or_default().into_iter().unzip();
+        chain.rules = found;
         chains.push(chain);
-        counted.push(found);
+        packets.push(counts);
     }
-    Ok(Some((Ruleset { table: table.to_owned(), chains }, counted)))
+    Ok(Some(Table { ruleset: Ruleset { table: table.to_owned(), chains }, packets }))
 }
 
 /// User ids that the rules of others single out, native (`meta skuid`) or by iptables-nft (`-m owner`): those of mesh
@@ -131,6 +132,26 @@ pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
     }
     uids.remove(&0);
     Ok(uids)
+}
+
+/// Nat chains of others that the kernel asks before ours, or may: same hook, same or lower priority.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub(super) fn nat_chains_before_ours() -> Result<Vec<String>, NetfilterError> {
+    let socket = open()?;
+    let everything = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
+    let chains = dump(&socket, NetfilterProtoFamily::Unspec, everything)?;
+    let mut before = Vec::new();
+    for (_, message) in chains {
+        let NfTablesMessage::NewChain(message) = message else { continue };
+        let Some((table, chain)) = decode_chain(&message) else { continue };
+        let asked = matches!(chain.hook, Hook::Output | Hook::Prerouting) && chain.kind == ChainKind::Nat;
+        if table != TABLE && asked && chain.priority <= NAT_PRIORITY {
+            before.push(format!("{table} {} (priority {})", chain.name, chain.priority));
+        }
+    }
+    Ok(before)
 }
 
 fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
@@ -268,7 +289,8 @@ const fn step(message: NfTablesMessage, flags: u16) -> Step {
     Step { family: NetfilterProtoFamily::Inet, message, flags }
 }
 
-fn decode_chain(message: &ChainMessage, wanted_table: &str) -> Option<(String, Chain)> {
+/// A base chain without its rules, and its table.
+fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
     let (mut table, mut name, mut kind, mut hook, mut priority) = ("", "", "", None, 0);
     for attribute in &message.attributes {
         match attribute {
@@ -299,8 +321,7 @@ fn decode_chain(message: &ChainMessage, wanted_table: &str) -> Option<(String, C
         "filter" => ChainKind::Filter,
         _ => return None,
     };
-    let chain = Chain { name: name.to_owned(), kind, hook, priority, rules: Vec::new() };
-    (table == wanted_table).then(|| (name.to_owned(), chain))
+    Some((table.to_owned(), Chain { name: name.to_owned(), kind, hook, priority, rules: Vec::new() }))
 }
 
 /// What of a rule message matters here.

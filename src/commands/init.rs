@@ -1,0 +1,132 @@
+//! `bypassctl init`: settings → plan → rules, applied, read back, proven; or nothing.
+
+use anyhow::anyhow;
+use tracing::{info, warn};
+
+use crate::cli::InitArgs;
+use crate::commands::{Failure, Outcome};
+use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID};
+use crate::core::plan::{RedirectPlan, TABLE};
+use crate::core::render::nft;
+use crate::core::ruleset::Ruleset;
+use crate::netfilter::proof::{self, Proof};
+use crate::netfilter::{self, Applied, NetfilterError};
+
+pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
+    let mut plan = plan(args).map_err(Failure::usage)?;
+    if args.dry_run {
+        print!("{}", nft::render(&plan.ruleset(&crate::core::plan::Substitutes::default())));
+        return Ok(Outcome::Done);
+    }
+    refuse_host_network(args)?;
+    if args.cleanup {
+        return cleanup();
+    }
+    // What an earlier run was killed over would stand in the way of this one's proof.
+    proof::remove_leftovers().map_err(from_netfilter)?;
+    for uid in netfilter::mesh_uids(TABLE).map_err(from_netfilter)? {
+        if uid != plan.agent_uid && !plan.mesh_uids.contains(&uid) {
+            info!(uid, "found a mesh proxy's user id in the mesh's rules");
+            plan.mesh_uids.push(uid);
+        }
+    }
+    let before = netfilter::read(TABLE);
+    let applied = netfilter::apply_plan(&plan).map_err(from_netfilter)?;
+    name_substitutes(&applied);
+    let proofs = verify(args, &plan, &applied.ruleset).map_err(|failure| roll_back(before, failure))?;
+    report(&plan, &applied.ruleset, &proofs);
+    Ok(Outcome::Done)
+}
+
+fn plan(args: &InitArgs) -> Result<RedirectPlan, ConfigError> {
+    let cluster = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)?;
+    let agent = &args.agent;
+    let mesh_uids = if args.mesh_uid.is_empty() { vec![DEFAULT_MESH_UID] } else { args.mesh_uid.clone() };
+    RedirectPlan {
+        mode: args.mode,
+        cluster,
+        agent: AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port },
+        agent_uid: args.agent_uid,
+        mesh_uids,
+        mesh_mark: args.mesh_mark,
+        side_doors: args.side_doors,
+    }
+    .checked()
+}
+
+fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
+    let Some(reason) = netfilter::namespace::is_host(args.pod_ip, args.host_ip).filter(|_| !args.allow_initial_netns)
+    else {
+        return Ok(());
+    };
+    Err(Failure::environment(anyhow!(
+        "this is the node's network namespace ({reason}): rules here would hit every pod of the node; nothing was \
+         changed. Remove hostNetwork: true from the pod, or, if the pod has a kernel of its own (Kata, Firecracker), \
+         pass --allow-initial-netns"
+    )))
+}
+
+fn cleanup() -> Result<Outcome, Failure> {
+    proof::remove_leftovers().map_err(from_netfilter)?;
+    if netfilter::delete(TABLE).map_err(from_netfilter)? {
+        println!("removed table inet {TABLE}; connections that it redirected live on until they close");
+    } else {
+        println!("there is no table inet {TABLE}; nothing to remove");
+    }
+    Ok(Outcome::Done)
+}
+
+fn name_substitutes(applied: &Applied) {
+    if applied.substitutes.local_addresses.is_some() {
+        warn!("this kernel has no nft expression fib (module nft_fib_inet): the pod's own addresses stand in for it");
+    }
+    if applied.substitutes.drop_for_reject {
+        warn!("this kernel has no nft expression reject (module nft_reject_inet): refused connections time out");
+    }
+}
+
+fn verify(args: &InitArgs, plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, anyhow::Error> {
+    if args.no_verify {
+        return Ok(Vec::new());
+    }
+    proof::prove(plan, ruleset).map_err(anyhow::Error::from)
+}
+
+fn roll_back(before: Result<Option<netfilter::Table>, NetfilterError>, failure: anyhow::Error) -> Failure {
+    let restored = match before {
+        Ok(Some(table)) => netfilter::apply(&table.ruleset).map(|()| "the rules of the earlier run are back"),
+        // A table of ours that cannot be read was no working one.
+        Ok(None) | Err(_) => netfilter::delete(TABLE).map(|_| "the rules are removed"),
+    };
+    let outcome = match restored {
+        Ok(text) => text.to_owned(),
+        Err(error) => format!("the rules could not be removed ({error}); run `bypassctl init --cleanup`"),
+    };
+    Failure::not_proven(failure.context(format!("rules applied but not proven, so {outcome}")))
+}
+
+fn report(plan: &RedirectPlan, ruleset: &Ruleset, proofs: &[Proof]) {
+    let rules: usize = ruleset.chains.iter().map(|chain| chain.rules.len()).sum();
+    println!(
+        "table inet {TABLE}: {rules} rules, one transaction; remoting {} {}, management {} straight",
+        plan.cluster.remoting,
+        match plan.mode {
+            crate::core::config::RedirectMode::Capture => "through the agent",
+            crate::core::config::RedirectMode::Bypass => "straight",
+        },
+        plan.cluster.management,
+    );
+    for proof in proofs {
+        println!("{proof}");
+    }
+    if proofs.is_empty() {
+        println!("not proven: --no-verify");
+    }
+}
+
+fn from_netfilter(error: NetfilterError) -> Failure {
+    match error {
+        NetfilterError::Unsupported(_) | NetfilterError::NotPermitted(_) => Failure::environment(error),
+        _ => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
+    }
+}

@@ -1,0 +1,62 @@
+//! Whose network namespace this is: a pod's, or the node's.
+
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+
+/// `NET_NS_INIT_INO` (linux/nsfs.h): the inode of the initial network namespace, fixed since Linux 6.17. Before, it was
+/// handed out at boot like any other, so there it tells nothing.
+const INITIAL_NAMESPACE: u64 = 0xEFFF_FFF9;
+
+/// Interfaces that CNI plugins and runtimes make on a node, never in a pod.
+const NODE_INTERFACES: [&str; 8] =
+    ["cni0", "docker0", "flannel.1", "cilium_host", "kube-bridge", "kube-ipvs0", "antrea-gw0", "tunl0"];
+/// The node's ends of the pods' links, by the prefix that Calico, Cilium and Azure give them.
+const NODE_LINK_PREFIXES: [&str; 3] = ["cali", "lxc", "azv"];
+
+/// Why this is a node's network namespace, if anything says so.
+#[must_use]
+pub fn is_host(pod_ip: Option<IpAddr>, host_ip: Option<IpAddr>) -> Option<String> {
+    if let (Some(pod), Some(host)) = (pod_ip, host_ip)
+        && pod == host
+    {
+        return Some(format!("the pod's address {pod} is the node's"));
+    }
+    if std::fs::metadata("/proc/self/ns/net").is_ok_and(|namespace| namespace.ino() == INITIAL_NAMESPACE) {
+        return Some("it is the kernel's initial one".to_owned());
+    }
+    let interfaces = nix::net::if_::if_nameindex().ok()?;
+    interfaces
+        .iter()
+        .filter_map(|interface| interface.name().to_str().ok())
+        .find(|name| node_interface(name))
+        .map(|name| format!("it has the interface {name}, which only a node has"))
+}
+
+fn node_interface(name: &str) -> bool {
+    let link = |prefix: &&str| {
+        name.strip_prefix(*prefix)
+            .is_some_and(|rest| rest.len() >= 8 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
+    };
+    NODE_INTERFACES.contains(&name) || NODE_LINK_PREFIXES.iter().any(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_whose_address_is_the_nodes_is_on_the_host_network() {
+        let address = Some("10.0.0.7".parse().unwrap());
+        assert!(is_host(address, address).unwrap().contains("10.0.0.7"));
+    }
+
+    #[test]
+    fn interfaces_of_pods_are_not_taken_for_a_nodes() {
+        for name in ["eth0", "lo", "net1", "calib", "lxc0", "ens5", "tun0"] {
+            assert!(!node_interface(name), "{name}");
+        }
+        for name in ["cni0", "cali0123456789a", "lxc1234567890ab", "docker0"] {
+            assert!(node_interface(name), "{name}");
+        }
+    }
+}

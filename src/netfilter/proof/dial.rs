@@ -1,0 +1,189 @@
+//! Probes: connections with a random token, and listeners that tell who got which.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::core::ruleset::Family;
+use crate::netfilter::proof::link;
+
+/// Bytes of a token.
+const TOKEN: usize = 16;
+
+/// What a probe carries, so that nobody else's connection is taken for it.
+pub(super) type Token = [u8; TOKEN];
+
+/// A listener of the probes.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: Socket,
+    /// Whose place it takes, for people.
+    pub(super) label: String,
+    family: Family,
+}
+
+/// A token that arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) token: Token,
+    pub(super) label: String,
+    /// Where the dialler meant to go, if the connection was redirected.
+    pub(super) original: Option<SocketAddr>,
+    /// The listener's own end.
+    pub(super) local: Option<SocketAddr>,
+}
+
+impl Listener {
+    /// Listens on the address, even if it is not this namespace's, and also for what TPROXY hands over.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` where another listens already.
+    pub(super) fn bind(address: SocketAddr, label: impl Into<String>) -> io::Result<Self> {
+        let family = Family::of(address.ip());
+        let socket = stream_socket(family)?;
+        socket.set_reuse_address(true)?;
+        transparent(&socket, family)?;
+        if family == Family::V6 {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(64)?;
+        Ok(Self { socket, label: label.into(), family })
+    }
+
+    fn accept(&self) -> Option<Connection> {
+        let (socket, _) = self.socket.accept().ok()?;
+        socket.set_nonblocking(true).ok()?;
+        let original = match self.family {
+            Family::V4 => socket.original_dst_v4(),
+            Family::V6 => socket.original_dst_v6(),
+        };
+        Some(Connection {
+            original: original.ok().and_then(|address| address.as_socket()),
+            local: socket.local_addr().ok().and_then(|address| address.as_socket()),
+            stream: socket.into(),
+            label: self.label.clone(),
+            received: Vec::with_capacity(TOKEN),
+        })
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    label: String,
+    original: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    fn arrival(&mut self) -> Option<Arrival> {
+        let mut bytes = [0; TOKEN];
+        while let Ok(count @ 1..) = self.stream.read(&mut bytes[self.received.len()..]) {
+            self.received.extend_from_slice(&bytes[self.received.len()..self.received.len() + count]);
+            if let Ok(token) = Token::try_from(self.received.as_slice()) {
+                let (label, original, local) = (self.label.clone(), self.original, self.local);
+                return Some(Arrival { token, label, original, local });
+            }
+        }
+        None
+    }
+}
+
+/// A connection under way.
+#[derive(Debug)]
+pub(super) struct Probe {
+    socket: Socket,
+    pub(super) token: Token,
+    sent: bool,
+}
+
+impl Probe {
+    /// Dials the canary as any process of the pod would.
+    pub(super) fn outbound(family: Family, port: u16) -> io::Result<Self> {
+        Self::dial(stream_socket(family)?, SocketAddr::new(link::canary(family), port))
+    }
+
+    /// Dials as if from outside the pod.
+    pub(super) fn inbound(family: Family, port: u16) -> io::Result<Self> {
+        let socket = stream_socket(family)?;
+        transparent(&socket, family)?;
+        socket.bind_device(Some(link::NEAR.as_bytes()))?;
+        socket.bind(&SocketAddr::new(link::source(family), 0).into())?;
+        Self::dial(socket, SocketAddr::new(link::destination(family), port))
+    }
+
+    fn dial(socket: Socket, to: SocketAddr) -> io::Result<Self> {
+        let mut token = [0; TOKEN];
+        File::open("/dev/urandom")?.read_exact(&mut token)?;
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+            _ => Ok(Self { socket, token, sent: false }),
+        }
+    }
+
+    /// Sends the token as soon as the connection is up.
+    fn send(&mut self) {
+        // Not connected yet, or refused: what arrives tells, not what is sent.
+        self.sent = self.sent || self.socket.send(&self.token).is_ok_and(|count| count == TOKEN);
+    }
+}
+
+/// Waits until every token of `wanted` arrived or time is up; returns what arrived.
+pub(super) fn collect(
+    listeners: &[Listener],
+    probes: &mut [&mut Probe],
+    wanted: &[Token],
+    limit: Duration,
+) -> Vec<Arrival> {
+    let deadline = Instant::now() + limit;
+    let mut connections: Vec<Connection> = Vec::new();
+    let mut arrivals: Vec<Arrival> = Vec::new();
+    loop {
+        connections.extend(listeners.iter().flat_map(|listener| std::iter::from_fn(|| listener.accept())));
+        for probe in &mut *probes {
+            probe.send();
+        }
+        arrivals.extend(connections.iter_mut().filter_map(Connection::arrival));
+        let missing = wanted.iter().any(|token| !arrivals.iter().any(|arrival| arrival.token == *token));
+        if !missing || Instant::now() >= deadline {
+            return arrivals;
+        }
+        let mut waiting: Vec<PollFd<'_>> =
+            listeners.iter().map(|listener| PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN)).collect();
+        waiting.extend(connections.iter().map(|c| PollFd::new(c.stream.as_fd(), PollFlags::POLLIN)));
+        // An error here only means to look again, and the deadline ends that.
+        let _ = poll(&mut waiting, PollTimeout::from(2u8));
+    }
+}
+
+/// Whether the namespace has the family at all: a pod without IPv6 has not even `::1`.
+pub(super) fn family_exists(family: Family) -> bool {
+    let loopback = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    std::net::TcpListener::bind(SocketAddr::new(loopback, 0)).is_ok()
+}
+
+fn stream_socket(family: Family) -> io::Result<Socket> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn transparent(socket: &Socket, family: Family) -> io::Result<()> {
+    match family {
+        Family::V4 => socket.set_ip_transparent_v4(true),
+        Family::V6 => socket.set_ip_transparent_v6(true),
+    }
+}

@@ -1,0 +1,445 @@
+//! Proof that the rules do what they are for, in an empty pod, before the app starts.
+//!
+//! Reading the rules back shows that they are there, not that they win: a mesh may sit before them. So the namespace
+//! dials itself, outward to a documentation address and inward over a temporary [`link`], and sees where a random token
+//! ends. Nothing leaves the pod, and nothing stays behind.
+
+mod dial;
+mod link;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use self::dial::{Arrival, Listener, Probe, Token};
+use crate::core::config::RedirectMode;
+use crate::core::plan::{RedirectPlan, TABLE};
+use crate::core::ports::PortSet;
+use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset, Side};
+use crate::netfilter::{self, NetfilterError, table};
+
+/// The table that stands while probes are under way.
+const PROOF_TABLE: &str = "bypassctl-proof";
+/// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
+const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
+/// How long a probe may take; nothing but this kernel is between its ends.
+const PROBE_LIMIT: Duration = Duration::from_millis(200);
+/// `NF_IP_PRI_RAW`: before conntrack.
+const RAW_PRIORITY: i32 = -300;
+/// After every NAT of output (`NF_IP_PRI_NAT_SRC` and later), so that the destination is final.
+const LAST_PRIORITY: i32 = 300;
+
+/// One thing that was proven, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// What was proven.
+    pub subject: Subject,
+    /// How.
+    pub kind: ProofKind,
+}
+
+/// A family, a direction, a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Out of the pod or into it.
+    pub direction: Direction,
+    /// TCP port.
+    pub port: u16,
+    /// Where it must end.
+    pub expected: Expected,
+}
+
+/// Out of the pod or into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a process of the pod to another pod.
+    Outbound,
+    /// From another pod to this one.
+    Inbound,
+}
+
+/// Where a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// At the agent's listener.
+    Agent(u16),
+    /// Where it was going.
+    Straight,
+}
+
+/// How strong a proof is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProofKind {
+    /// A connection went there.
+    Live,
+    /// The rules stand as written, and no nat chain comes before them; no connection could be made, for this reason.
+    ReadBack(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = match self.direction {
+            Direction::Outbound => "outbound",
+            Direction::Inbound => "inbound",
+        };
+        write!(f, "{} {direction} {} ", self.family.name(), self.port)?;
+        match self.expected {
+            Expected::Agent(port) => write!(f, "to the agent ({port})"),
+            Expected::Straight => f.write_str("straight"),
+        }
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            ProofKind::Live => write!(f, "proven live: {}", self.subject),
+            ProofKind::ReadBack(why) => write!(f, "proven by read-back only ({why}): {}", self.subject),
+        }
+    }
+}
+
+/// Why the rules are not proven.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// The kernel does not have what was written.
+    #[error("the kernel's table inet {TABLE} is not what was written; something changed it meanwhile: {0}")]
+    NotAsWritten(String),
+    /// Connections ended elsewhere.
+    #[error("the rules stand but something in this pod beats them:\n  {}\nRun `nft list ruleset` in the pod to see \
+             what else is there", .0.join("\n  "))]
+    Ineffective(Vec<String>),
+    /// Rules could not be read, or the proof's own not applied.
+    #[error("the proof could not be carried out")]
+    Netfilter(#[from] NetfilterError),
+}
+
+/// Proves that `ruleset`, which is applied, does what `plan` is for.
+///
+/// # Errors
+/// [`ProofError`]; the rules still stand then, the proof's own traces do not.
+pub fn prove(plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, ProofError> {
+    read_back(ruleset)?;
+    let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| dial::family_exists(*family)).collect();
+    let subjects = subjects(plan, &families);
+    let scaffold = match Scaffold::build(&families, &subjects) {
+        Ok(scaffold) => scaffold,
+        Err(ScaffoldError::Netfilter(error)) => return Err(error.into()),
+        Err(ScaffoldError::Link(reason)) => return by_read_back(subjects, &reason),
+    };
+    let verdicts = probe_all(plan, &subjects);
+    let left = scaffold.passed_straight();
+    drop(scaffold);
+    judge(verdicts, &left?)
+}
+
+/// Removes what a run that was killed in its proof left behind.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub fn remove_leftovers() -> Result<(), NetfilterError> {
+    if link::exists() {
+        tracing::warn!("removing what an earlier, killed run left of its proof");
+        remove_scaffold()?;
+    }
+    Ok(())
+}
+
+fn read_back(ruleset: &Ruleset) -> Result<(), ProofError> {
+    let Some(found) = netfilter::read(TABLE)? else { return Err(ProofError::NotAsWritten("it is gone".to_owned())) };
+    for chain in &ruleset.chains {
+        let same = found.ruleset.chains.iter().find(|other| other.name == chain.name);
+        if same != Some(chain) {
+            return Err(ProofError::NotAsWritten(format!("chain {} differs", chain.name)));
+        }
+    }
+    Ok(())
+}
+
+fn subjects(plan: &RedirectPlan, families: &[Family]) -> Vec<Subject> {
+    let (out, into) = match plan.mode {
+        RedirectMode::Capture => (Expected::Agent(plan.agent.outbound), Expected::Agent(plan.agent.inbound)),
+        RedirectMode::Bypass => (Expected::Straight, Expected::Straight),
+    };
+    let mut subjects = Vec::new();
+    for family in families.iter().copied() {
+        for (ports, out, into) in
+            [(&plan.cluster.remoting, out, into), (&plan.cluster.management, Expected::Straight, Expected::Straight)]
+        {
+            for port in ends(ports) {
+                subjects.push(Subject { family, direction: Direction::Outbound, port, expected: out });
+                subjects.push(Subject { family, direction: Direction::Inbound, port, expected: into });
+            }
+        }
+    }
+    subjects
+}
+
+/// Both ends of every range: one rule decides for all that lie between.
+fn ends(ports: &PortSet) -> Vec<u16> {
+    let mut ends: Vec<u16> = ports.ranges().iter().flat_map(|range| [range.first(), range.last()]).collect();
+    ends.dedup();
+    ends
+}
+
+fn by_read_back(subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
+    let before = table::nat_chains_before_ours()?;
+    if !before.is_empty() {
+        let list = before.join(", ");
+        return Err(ProofError::Ineffective(vec![format!("nat chains that come before ours: {list} ({reason})")]));
+    }
+    let kind = ProofKind::ReadBack(reason.to_owned());
+    Ok(subjects.into_iter().map(|subject| Proof { subject, kind: kind.clone() }).collect())
+}
+
+/// What a probe found.
+enum Verdict {
+    /// It went, and arrived here.
+    Sent(Subject, Option<Arrival>),
+    /// It could not be made, for this reason.
+    Impossible(Subject, String),
+}
+
+fn probe_all(plan: &RedirectPlan, subjects: &[Subject]) -> Vec<Verdict> {
+    let (listeners, busy) = listeners(plan, subjects);
+    let own_uid = nix::unistd::geteuid().as_raw();
+    let mut verdicts = Vec::new();
+    let mut probes: Vec<(Subject, Probe)> = Vec::new();
+    for subject in subjects {
+        let obstacle = match (subject.direction, subject.expected) {
+            (Direction::Outbound, Expected::Agent(_)) if own_uid == plan.agent_uid => {
+                Some("init runs as the agent's user id, whose own connections the rules exempt".to_owned())
+            }
+            (Direction::Outbound, Expected::Straight) => None,
+            _ => busy
+                .iter()
+                .find(|(place, _)| *place == place_of(*subject))
+                .map(|(place, why)| format!("{place}: {why}")),
+        };
+        if let Some(obstacle) = obstacle {
+            verdicts.push(Verdict::Impossible(*subject, obstacle));
+            continue;
+        }
+        let probe = match subject.direction {
+            Direction::Outbound => Probe::outbound(subject.family, subject.port),
+            Direction::Inbound => Probe::inbound(subject.family, subject.port),
+        };
+        match probe {
+            Ok(probe) => probes.push((*subject, probe)),
+            Err(error) => verdicts.push(Verdict::Impossible(*subject, format!("the probe could not be sent: {error}"))),
+        }
+    }
+    let wanted = |subject: &Subject| subject.direction == Direction::Inbound || subject.expected != Expected::Straight;
+    let tokens: Vec<Token> = probes.iter().filter(|(s, _)| wanted(s)).map(|(_, probe)| probe.token).collect();
+    let mut dialled: Vec<&mut Probe> = probes.iter_mut().map(|(_, probe)| probe).collect();
+    let arrivals = dial::collect(&listeners, &mut dialled, &tokens, PROBE_LIMIT);
+    verdicts.extend(probes.iter().map(|(subject, probe)| {
+        let arrival = arrivals.iter().find(|arrival| arrival.token == probe.token).cloned();
+        Verdict::Sent(*subject, arrival)
+    }));
+    verdicts
+}
+
+/// Where a probe's listener stands.
+fn place_of(subject: Subject) -> SocketAddr {
+    let (loopback, any): (IpAddr, IpAddr) = match subject.family {
+        Family::V4 => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into()),
+        Family::V6 => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()),
+    };
+    match (subject.direction, subject.expected) {
+        (Direction::Outbound, Expected::Agent(port)) => SocketAddr::new(loopback, port),
+        (Direction::Outbound, Expected::Straight) => SocketAddr::new(link::canary(subject.family), subject.port),
+        (Direction::Inbound, Expected::Agent(port)) => SocketAddr::new(any, port),
+        (Direction::Inbound, Expected::Straight) => SocketAddr::new(link::destination(subject.family), subject.port),
+    }
+}
+
+/// Listeners where the probes must end and where a mesh would take them, and which of the former are not free.
+fn listeners(plan: &RedirectPlan, subjects: &[Subject]) -> (Vec<Listener>, Vec<(SocketAddr, String)>) {
+    let mut listeners = Vec::new();
+    let mut busy = Vec::new();
+    let mut places: Vec<SocketAddr> = subjects
+        .iter()
+        .filter(|subject| (subject.direction, subject.expected) != (Direction::Outbound, Expected::Straight))
+        .map(|subject| place_of(*subject))
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    for place in places {
+        let label =
+            if [plan.agent.outbound, plan.agent.inbound].contains(&place.port()) { "the agent's port" } else { "port" };
+        match Listener::bind(place, format!("{label} {}", place.port())) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => busy.push((place, format!("no listener could be put there ({error})"))),
+        }
+    }
+    for port in MESH_PORTS {
+        for any in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            // Where the mesh's proxy is up already, it gets what a listener of ours would have told of.
+            listeners.extend(Listener::bind(SocketAddr::new(any, port), format!("the mesh's port {port}")));
+        }
+    }
+    (listeners, busy)
+}
+
+fn judge(verdicts: Vec<Verdict>, left: &[(Family, u16)]) -> Result<Vec<Proof>, ProofError> {
+    let mut proofs = Vec::new();
+    let mut failures = Vec::new();
+    let mut obstacles: Vec<(Subject, String)> = Vec::new();
+    for verdict in verdicts {
+        let (subject, arrival) = match verdict {
+            Verdict::Impossible(subject, reason) => {
+                obstacles.push((subject, reason));
+                continue;
+            }
+            Verdict::Sent(subject, arrival) => (subject, arrival),
+        };
+        match failure(subject, arrival.as_ref(), left) {
+            None => proofs.push(Proof { subject, kind: ProofKind::Live }),
+            Some(seen) => failures.push(format!("{subject}: {seen}")),
+        }
+    }
+    if !failures.is_empty() {
+        return Err(ProofError::Ineffective(failures));
+    }
+    for (subject, reason) in obstacles {
+        proofs.extend(by_read_back(vec![subject], &reason)?);
+    }
+    Ok(proofs)
+}
+
+/// What is wrong with where a probe ended, if anything.
+fn failure(subject: Subject, arrival: Option<&Arrival>, left: &[(Family, u16)]) -> Option<String> {
+    let place = place_of(subject);
+    match (subject.direction, subject.expected, arrival) {
+        (Direction::Outbound, Expected::Straight, None) => (!left.contains(&(subject.family, subject.port)))
+            .then(|| "the connection did not leave as it was made".to_owned()),
+        (Direction::Outbound, Expected::Agent(_), Some(arrival)) => {
+            let meant = SocketAddr::new(link::canary(subject.family), subject.port);
+            (arrival.local != Some(place) || arrival.original != Some(meant)).then(|| describe(arrival))
+        }
+        (Direction::Inbound, Expected::Agent(port), Some(arrival)) => {
+            let meant = SocketAddr::new(link::destination(subject.family), subject.port);
+            let there = arrival.local.is_some_and(|local| local.port() == port);
+            (!there || arrival.original != Some(meant)).then(|| describe(arrival))
+        }
+        (Direction::Inbound, Expected::Straight, Some(arrival)) => {
+            (arrival.local != Some(place)).then(|| describe(arrival))
+        }
+        (Direction::Outbound, Expected::Straight, Some(arrival)) => Some(describe(arrival)),
+        (_, _, None) => Some("the connection arrived nowhere".to_owned()),
+    }
+}
+
+fn describe(arrival: &Arrival) -> String {
+    let original = arrival.original.map(|address| format!(", redirected from {address}")).unwrap_or_default();
+    format!("{} got it{original}", arrival.label)
+}
+
+enum ScaffoldError {
+    Netfilter(NetfilterError),
+    /// The kernel cannot make the link, for this reason.
+    Link(String),
+}
+
+/// The link and the proof's own table, while they stand.
+struct Scaffold {
+    counted: Vec<(Family, u16)>,
+}
+
+impl Scaffold {
+    fn build(families: &[Family], subjects: &[Subject]) -> Result<Self, ScaffoldError> {
+        let counted: Vec<(Family, u16)> = subjects
+            .iter()
+            .filter(|subject| (subject.direction, subject.expected) == (Direction::Outbound, Expected::Straight))
+            .map(|subject| (subject.family, subject.port))
+            .collect();
+        let made = with_handle(|handle| async move { link::make(&handle, families).await });
+        let scaffold = Self { counted };
+        if let Err(error) = made {
+            return Err(ScaffoldError::Link(format!("this kernel cannot make a temporary veth link: {error}")));
+        }
+        netfilter::apply(&scaffold.rules()).map_err(ScaffoldError::Netfilter)?;
+        Ok(scaffold)
+    }
+
+    fn rules(&self) -> Ruleset {
+        let near = |side| Match::Interface(side, link::NEAR.to_owned());
+        let untracked = |name: &str, hook, side| Chain {
+            name: name.to_owned(),
+            kind: ChainKind::Filter,
+            hook,
+            priority: RAW_PRIORITY,
+            rules: vec![Rule::new([near(side)], Action::NoTrack, "the far end must meet it anew")],
+        };
+        let mut leaving: Vec<Rule> = Vec::new();
+        for (family, port) in &self.counted {
+            let canary = [
+                Match::ToLoopback(false),
+                Match::Destination { network: link::canary(*family), prefix_len: full_prefix(*family) },
+            ];
+            leaving.extend(Rule::per_tcp_port(&PortSet::single(*port), &canary, &Action::Drop, "left as it was made"));
+        }
+        let counting = Chain {
+            name: "leaving".to_owned(),
+            kind: ChainKind::Filter,
+            hook: Hook::Postrouting,
+            priority: LAST_PRIORITY,
+            rules: leaving,
+        };
+        let chains = vec![
+            untracked("near_out", Hook::Output, Side::Out),
+            untracked("near_in", Hook::Prerouting, Side::In),
+            counting,
+        ];
+        Ruleset { table: PROOF_TABLE.to_owned(), chains }
+    }
+
+    /// Which outgoing probes left the pod's stack with their destination unchanged.
+    fn passed_straight(&self) -> Result<Vec<(Family, u16)>, NetfilterError> {
+        let packets = netfilter::read(PROOF_TABLE)?.and_then(|table| table.packets.last().cloned()).unwrap_or_default();
+        let seen = self.counted.iter().zip(packets).filter(|(_, packets)| *packets > 0);
+        Ok(seen.map(|(subject, _)| *subject).collect())
+    }
+}
+
+impl Drop for Scaffold {
+    fn drop(&mut self) {
+        if let Err(error) = remove_scaffold() {
+            tracing::error!("the proof's traces could not be removed ({error}); `bypassctl init --cleanup` does it");
+        }
+    }
+}
+
+fn remove_scaffold() -> Result<(), NetfilterError> {
+    netfilter::delete(PROOF_TABLE)?;
+    with_handle(|handle| async move { link::remove(&handle).await }).map_err(|error| NetfilterError::Socket {
+        attempted: "removing the temporary link",
+        source: std::io::Error::other(error),
+    })
+}
+
+const fn full_prefix(family: Family) -> u8 {
+    match family {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
+/// Runs requests to rtnetlink on a runtime of their own, on this thread and so in its namespace.
+fn with_handle<F>(work: impl FnOnce(rtnetlink::Handle) -> F) -> Result<(), rtnetlink::Error>
+where
+    F: Future<Output = Result<(), rtnetlink::Error>>,
+{
+    let failed = |error: std::io::Error| rtnetlink::Error::NamespaceError(error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        let driver = tokio::spawn(connection);
+        let result = work(handle).await;
+        driver.abort();
+        result
+    })
+}
