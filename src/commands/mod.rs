@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
+mod demo;
 mod init;
 mod parse;
 
@@ -99,7 +100,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(_) | Command::Check(_) | Command::Demo(_) => {
+        Command::Demo(args) => demo::run(&args),
+        Command::Proxy(_) | Command::Check(_) => {
             Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
         }
     }

@@ -99,7 +99,8 @@ impl Inbox {
             stream.read_exact(&mut frame)?;
             let (token, sequence) = (number(&frame), number(&frame[8..]));
             let received = &mut self.lock()[index];
-            received.out_of_order += u64::from(sequence != received.frames || received.token.is_some_and(|t| t != token));
+            received.out_of_order +=
+                u64::from(sequence != received.frames || received.token.is_some_and(|t| t != token));
             received.token = Some(token);
             received.frames += 1;
         }
@@ -150,11 +151,6 @@ impl Dialler {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// The dialler's own address.
-    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
     }
 }
 

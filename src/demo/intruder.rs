@@ -77,8 +77,7 @@ fn closed(error: &io::Error) -> String {
 }
 
 fn client_config(leaf: &IssuedLeaf) -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(leaf.certificate_pem.as_bytes()).collect::<Result<_, _>>()?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.certificate_pem.as_bytes()).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -84,7 +84,7 @@ impl DemoError {
         )
     }
 
-    fn io(attempt: &str) -> impl FnOnce(io::Error) -> Self {
+    fn io(attempt: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let attempt = attempt.to_owned();
         move |source| Self::Io { attempt, source }
     }

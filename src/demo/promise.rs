@@ -182,7 +182,8 @@ impl Rotation {
         Finding {
             promise: "a certificate is rotated without a dropped connection".to_owned(),
             kept: whole && renewed,
-            expected: "every frame received, in order, on the old connection; a new serial number on a new one".to_owned(),
+            expected: "every frame received, in order, on the old connection; a new serial number on a new one"
+                .to_owned(),
             seen: format!(
                 "{flow}, {} out of order{closed}; serial {} before, {} after, {} on a new connection",
                 self.out_of_order,
@@ -232,9 +233,9 @@ impl Outage {
             .iter()
             .map(|(family, taker, took)| format!("{} {taker}, after {:.1} ms", family.name(), millis(*took)))
             .collect();
-        let restart = self.restart.map_or("not ready again".to_owned(), |took| {
-            format!("ready again after {:.0} ms", millis(took))
-        });
+        let restart = self
+            .restart
+            .map_or("not ready again".to_owned(), |took| format!("ready again after {:.0} ms", millis(took)));
         Finding {
             promise: "an agent killed fails closed".to_owned(),
             kept: closed && self.reached_the_app == 0 && self.restart.is_some() && self.after == Taker::Agents,
@@ -296,6 +297,3 @@ impl Cleanup {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

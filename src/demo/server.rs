@@ -27,11 +27,13 @@ impl Server {
         let thread = thread::Builder::new().name("server".to_owned()).spawn({
             let listener = Arc::clone(&listener);
             // Until the shutdown on drop, which makes accept fail.
-            move || while let Ok((stream, peer)) = listener.accept() {
-                let handle = Arc::clone(&handle);
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                // Without a thread to spare, the connection is closed, which its dialler reports.
-                let _ = thread::Builder::new().name("serve".to_owned()).spawn(move || handle(stream, peer));
+            move || {
+                while let Ok((stream, peer)) = listener.accept() {
+                    let handle = Arc::clone(&handle);
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    // Without a thread to spare, the connection is closed, which its dialler reports.
+                    let _ = thread::Builder::new().name("serve".to_owned()).spawn(move || handle(stream, peer));
+                }
             }
         })?;
         Ok(Self { listener, thread: Some(thread) })

@@ -7,9 +7,7 @@ use super::agent::{self, Agent};
 use super::artery::{Dialler, Flow};
 use super::lab::{self, Lab, MEMBER, Member, STRANGER, identity};
 use super::promise::{Cleanup, Finding, Outage, Refusal, Rotation, Route, Taker, Wire};
-use super::{
-    APP_UID, DemoError, HTTP_PORT, MANAGEMENT_PORT, REMOTING_PORT, holders, http, intruder, mesh, probe,
-};
+use super::{APP_UID, DemoError, HTTP_PORT, MANAGEMENT_PORT, REMOTING_PORT, holders, http, intruder, mesh, probe};
 use crate::core::ruleset::Family;
 use crate::sandbox::children::Household;
 use crate::sandbox::pod::Pod;
@@ -69,14 +67,8 @@ pub fn take_down(lab: Lab, tell: &mut dyn FnMut(Event)) -> Result<(), DemoError>
     let log = logs(&lab);
     let namespaces = lab.namespaces()?;
     let household = lab.household.clone();
-    let mut cleanup = Cleanup {
-        mesh_untouched: true,
-        rules_restored: true,
-        objects: 0,
-        processes: 0,
-        namespaces: 0,
-        scratch: false,
-    };
+    let mut cleanup =
+        Cleanup { mesh_untouched: true, rules_restored: true, objects: 0, processes: 0, namespaces: 0, scratch: false };
     for member in [&lab.a, &lab.b] {
         let mesh = member.before.of_table(mesh::TABLE);
         cleanup.objects += mesh.len();

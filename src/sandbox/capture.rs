@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -69,7 +69,10 @@ impl Capture {
                     let Some(length) = receive(&socket, &mut frame, port_index) else { continue };
                     let Some(segment) = Segment::parse(&frame[..length]) else { continue };
                     let Some(port) = segment.service_port(&service_ports) else { continue };
-                    segment.count(tallies.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default(), &markers);
+                    segment.count(
+                        tallies.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default(),
+                        &markers,
+                    );
                 }
             }
         })?;
