@@ -16,5 +16,6 @@ pub mod commands;
 pub mod core;
 pub mod demo;
 pub mod netfilter;
+pub mod pod;
 pub mod sandbox;
 pub mod tls;

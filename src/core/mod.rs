@@ -3,8 +3,11 @@
 //! Invariant: no file here touches a socket, a file, a process, the environment, the clock or a cluster;
 //! `tests/architecture.rs` holds it to that.
 
+pub mod checks;
 pub mod config;
 pub mod plan;
 pub mod ports;
 pub mod render;
+pub mod report;
 pub mod ruleset;
+pub mod verdict;

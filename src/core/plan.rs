@@ -26,6 +26,9 @@ const GUARD_AFTER_MANGLE: i32 = -149;
 /// `NF_IP_PRI_FILTER`.
 const FILTER_PRIORITY: i32 = 0;
 
+/// The bits of a mark that ambient's rules look at (istio cni/pkg/iptables, `0x539/0xfff`); others may use the rest.
+const AMBIENT_MARK_MASK: u32 = 0xfff;
+
 /// Where the sidecar dials itself to learn whether the rules stand (RFC 5737 and RFC 3849 documentation addresses).
 /// A packet filter can be read with NET_ADMIN alone, which the sidecar does not have; a connection it can always make.
 pub const CANARY: [IpAddr; 2] =
@@ -204,7 +207,8 @@ impl RedirectPlan {
             output.extend(Rule::per_tcp_port(remoting, &mesh, &reset, "plaintext from a mesh proxy: refused"));
         }
         // ztunnel runs as root and is told by its mark alone (istio architecture/ambient/ztunnel-cni-lifecycle.md).
-        let marked = [to_loopback, Match::Mark { value: self.mesh_mark, mask: 0xfff }];
+        let mask = if self.mesh_mark <= AMBIENT_MARK_MASK { AMBIENT_MARK_MASK } else { u32::MAX };
+        let marked = [to_loopback, Match::Mark { value: self.mesh_mark, mask }];
         output.extend(Rule::per_tcp_port(remoting, &marked, &reset, "plaintext from a mesh proxy: refused"));
         output.extend(udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused"));
         let input = udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused").collect();
@@ -303,6 +307,19 @@ mod tests {
         let local = rules().filter(|rule| rule.comment.contains("this pod itself")).count();
         assert_eq!(local, 3, "127.0.0.0/8, the IPv4 and the IPv6 address");
         assert!(rules().any(|rule| rule.action == Action::Drop));
+    }
+
+    #[test]
+    fn a_mark_of_any_size_closes_its_side_door() {
+        for mesh_mark in [1, 1337, 0xfff, 0x1000, 4242, u32::MAX] {
+            let ruleset = RedirectPlan { mesh_mark, ..plan(RedirectMode::Capture) }.ruleset(&Substitutes::default());
+            let rules = ruleset.chains.iter().flat_map(|chain| &chain.rules);
+            let mut doors = rules.filter(|rule| rule.action == Action::RejectWithReset);
+            assert!(doors.any(|rule| {
+                let holds = |m: &Match| matches!(m, Match::Mark { value, mask } if mesh_mark & mask == *value);
+                rule.matches.iter().any(holds)
+            }));
+        }
     }
 
     #[test]

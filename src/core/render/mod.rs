@@ -1,3 +1,4 @@
 //! Rulesets as text in the language of a kernel tool.
 
 pub mod nft;
+pub mod report;

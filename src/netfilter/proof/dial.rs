@@ -10,10 +10,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::core::ruleset::Family;
-use crate::netfilter::proof::link;
+use crate::netfilter::proof::{Direction, link};
 
 /// Bytes of a token.
 const TOKEN: usize = 16;
+
+/// When a probe that did not arrive is dialled again.
+const LATE: Duration = Duration::from_millis(100);
 
 /// What a probe carries, so that nobody else's connection is taken for it.
 pub(super) type Token = [u8; TOKEN];
@@ -95,42 +98,68 @@ impl Connection {
     }
 }
 
-/// A connection under way.
+/// A connection under way, dialled again until it arrives.
 #[derive(Debug)]
 pub(super) struct Probe {
-    socket: Socket,
     pub(super) token: Token,
+    to: SocketAddr,
+    direction: Direction,
+    attempts: Vec<Attempt>,
+    dialled: Instant,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    socket: Socket,
     sent: bool,
 }
 
 impl Probe {
-    /// Dials the canary as any process of the pod would.
-    pub(super) fn outbound(family: Family, port: u16) -> io::Result<Self> {
-        Self::dial(stream_socket(family)?, SocketAddr::new(link::canary(family), port))
-    }
-
-    /// Dials as if from outside the pod.
-    pub(super) fn inbound(family: Family, port: u16) -> io::Result<Self> {
-        let socket = stream_socket(family)?;
-        transparent(&socket, family)?;
-        socket.bind_device(Some(link::NEAR.as_bytes()))?;
-        socket.bind(&SocketAddr::new(link::source(family), 0).into())?;
-        Self::dial(socket, SocketAddr::new(link::destination(family), port))
-    }
-
-    fn dial(socket: Socket, to: SocketAddr) -> io::Result<Self> {
+    /// Dials the canary, outbound, as any process of the pod would, or, inbound, as if from outside the pod.
+    ///
+    /// # Errors
+    /// Those of connect(2), where not even the first packet goes.
+    pub(super) fn dial(direction: Direction, family: Family, port: u16) -> io::Result<Self> {
         let mut token = [0; TOKEN];
         File::open("/dev/urandom")?.read_exact(&mut token)?;
-        match socket.connect(&to.into()) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
-            _ => Ok(Self { socket, token, sent: false }),
+        let address = match direction {
+            Direction::Outbound => link::canary(family),
+            Direction::Inbound => link::destination(family),
+        };
+        let to = SocketAddr::new(address, port);
+        Ok(Self { token, to, direction, attempts: vec![Attempt::new(direction, to)?], dialled: Instant::now() })
+    }
+
+    /// Sends the token as soon as a connection is up.
+    fn send(&mut self) {
+        for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.sent) {
+            // Not connected yet, or refused: what arrives tells, not what is sent.
+            attempt.sent = attempt.socket.send(&self.token).is_ok_and(|count| count == TOKEN);
         }
     }
 
-    /// Sends the token as soon as the connection is up.
-    fn send(&mut self) {
-        // Not connected yet, or refused: what arrives tells, not what is sent.
-        self.sent = self.sent || self.socket.send(&self.token).is_ok_and(|count| count == TOKEN);
+    /// A packet that a busy kernel has lost is sent again by TCP after a second (RFC 6298); a new connection is sooner.
+    fn dial_again_if_late(&mut self) {
+        if self.dialled.elapsed() >= LATE {
+            self.dialled = Instant::now();
+            self.attempts.extend(Attempt::new(self.direction, self.to));
+        }
+    }
+}
+
+impl Attempt {
+    fn new(direction: Direction, to: SocketAddr) -> io::Result<Self> {
+        let family = Family::of(to.ip());
+        let socket = stream_socket(family)?;
+        if direction == Direction::Inbound {
+            transparent(&socket, family)?;
+            socket.bind_device(Some(link::NEAR.as_bytes()))?;
+            socket.bind(&SocketAddr::new(link::source(family), 0).into())?;
+        }
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+            _ => Ok(Self { socket, sent: false }),
+        }
     }
 }
 
@@ -150,9 +179,12 @@ pub(super) fn collect(
             probe.send();
         }
         arrivals.extend(connections.iter_mut().filter_map(Connection::arrival));
-        let missing = wanted.iter().any(|token| !arrivals.iter().any(|arrival| arrival.token == *token));
-        if !missing || Instant::now() >= deadline {
+        let missing = |token: &Token| wanted.contains(token) && !arrivals.iter().any(|arrival| arrival.token == *token);
+        if !wanted.iter().any(missing) || Instant::now() >= deadline {
             return arrivals;
+        }
+        for probe in probes.iter_mut().filter(|probe| missing(&probe.token)) {
+            probe.dial_again_if_late();
         }
         let mut waiting: Vec<PollFd<'_>> =
             listeners.iter().map(|listener| PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN)).collect();

@@ -22,8 +22,9 @@ use crate::netfilter::{self, NetfilterError, table};
 const PROOF_TABLE: &str = "bypassctl-proof";
 /// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
 const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
-/// How long a probe may take; nothing but this kernel is between its ends.
-const PROBE_LIMIT: Duration = Duration::from_millis(200);
+/// How long a probe may take. Nothing but this kernel is between its ends, but the kernel may be busy, and then a pod
+/// must not fail: only a probe that arrives nowhere waits this long.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// `NF_IP_PRI_RAW`: before conntrack.
 const RAW_PRIORITY: i32 = -300;
 /// After every NAT of output (`NF_IP_PRI_NAT_SRC` and later), so that the destination is final.
@@ -222,11 +223,7 @@ fn probe_all(plan: &RedirectPlan, subjects: &[Subject]) -> Vec<Verdict> {
             verdicts.push(Verdict::Impossible(*subject, obstacle));
             continue;
         }
-        let probe = match subject.direction {
-            Direction::Outbound => Probe::outbound(subject.family, subject.port),
-            Direction::Inbound => Probe::inbound(subject.family, subject.port),
-        };
-        match probe {
+        match Probe::dial(subject.direction, subject.family, subject.port) {
             Ok(probe) => probes.push((*subject, probe)),
             Err(error) => verdicts.push(Verdict::Impossible(*subject, format!("the probe could not be sent: {error}"))),
         }

@@ -1,0 +1,6 @@
+//! What can be seen of the pod that this process runs in.
+//!
+//! Gathers and never judges; [`crate::core::checks`] judges.
+
+pub mod admin;
+pub mod listeners;

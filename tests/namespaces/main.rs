@@ -1,0 +1,11 @@
+//! `bypassctl init` in real network namespaces, under the rules of real meshes.
+//!
+//! Each test makes pods of its own and shares nothing, so they run in parallel. They need root, which scripts/test gives
+//! them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod matrix;
+mod side_doors;
+mod traffic;

@@ -1,0 +1,113 @@
+//! Plaintext ways to the app's remoting port that go past the agent.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use bypassctl::core::ruleset::Family;
+
+use crate::support::mesh::Mesh;
+use crate::support::pod::Pod;
+use crate::support::probe::{Answer, Identity, Listener, ask, call};
+use crate::support::roles::{AGENT, APP, APP_PORTS, CONTROL, LOOPBACKS, MANAGEMENT, MESH, REMOTING, ROOT, app};
+use crate::support::setup::{Order, Setup, check_all};
+
+/// An app that listens on loopback too, as one does that binds 0.0.0.0.
+fn app_everywhere(pod: &Pod) -> Vec<Listener> {
+    let at = LOOPBACKS.into_iter().flat_map(|ip| APP_PORTS.map(|port| SocketAddr::new(ip, port)));
+    let mut listeners = app(pod);
+    listeners.extend(at.map(|at| Listener::tcp(pod, "app", APP, at)));
+    listeners
+}
+
+fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
+    Family::BOTH.map(|family| pod.address(family)).into_iter().chain(LOOPBACKS)
+}
+
+/// Every mesh proxy that rules can know in this setup: 1337 always, the mesh's own once its rules tell its uid, and
+/// ambient's by its mark.
+fn known_proxies(setup: Setup) -> Vec<Identity> {
+    let told = |mesh: &Mesh| mesh.mark.is_some() || setup.order == Order::MeshFirst;
+    let own = setup.mesh.filter(told).map(|mesh| mesh.proxy());
+    let marked = Identity { mark: Some(0x539), ..ROOT };
+    let mut known = vec![MESH, marked];
+    known.extend(own.filter(|own| !known.contains(own)));
+    known
+}
+
+/// In strict mode a mesh proxy in the pod cannot hand plaintext to the app's remoting port, in either family; everything
+/// else it can, and the agent and the app itself can.
+#[test]
+fn a_mesh_proxy_in_the_pod_cannot_reach_remoting_in_plaintext() {
+    check_all(&Setup::all(), |setup, cells| {
+        let (pod, _other) = setup.build(&[]);
+        let _app = app_everywhere(&pod);
+        for ip in addresses(&pod) {
+            let to = SocketAddr::new(ip, REMOTING);
+            for proxy in known_proxies(*setup) {
+                cells.check(format!("{setup} {proxy} to {to}"), &call(&pod, proxy, to), &Answer::Refused);
+            }
+            for who in [AGENT, APP] {
+                cells.check(format!("{setup} {who} to {to}"), &call(&pod, who, to), &Answer::from("app", to));
+            }
+        }
+        // To loopback: what a mesh proxy dials at the pod's own address, meshes send to their inbound listener.
+        for ip in LOOPBACKS {
+            for port in [MANAGEMENT, CONTROL] {
+                let to = SocketAddr::new(ip, port);
+                cells.check(format!("{setup} {MESH} to {to}"), &call(&pod, MESH, to), &Answer::from("app", to));
+            }
+        }
+    });
+}
+
+/// `--side-doors open` lets the mesh's proxy through, for a migration, and so does bypass mode, in which the app has no
+/// agent to be judged by.
+#[test]
+fn open_side_doors_and_bypass_mode_let_a_mesh_proxy_through() {
+    for args in [["--side-doors", "open"], ["--mode", "bypass"]] {
+        check_all(&Setup::all(), |setup, cells| {
+            let (pod, other) = setup.build(&args);
+            let _app = app_everywhere(&pod);
+            let proxy = setup.mesh.map_or(MESH, |mesh| mesh.proxy());
+            for ip in addresses(&pod) {
+                let to = SocketAddr::new(ip, REMOTING);
+                cells.check(
+                    format!("{setup} {args:?} {proxy} to {to}"),
+                    &call(&pod, proxy, to),
+                    &Answer::from("app", to),
+                );
+            }
+            let _udp = Listener::udp(&other, "aeron", APP, other.at(Family::V4, REMOTING));
+            let to = other.at(Family::V4, REMOTING);
+            cells.check(format!("{setup} {args:?} udp to {to}"), &ask(&pod, APP, to), &Answer::from("aeron", to));
+        });
+    }
+}
+
+/// Aeron's UDP on the remoting port passes every mesh and every agent by: it is refused both ways, to the pod itself too.
+#[test]
+fn aeron_udp_is_refused_both_ways() {
+    check_all(&Setup::all(), |setup, cells| {
+        let (pod, other) = setup.build(&[]);
+        let listen = |pod: &Pod| {
+            Family::BOTH
+                .map(|family| [REMOTING, CONTROL].map(|port| Listener::udp(pod, "aeron", APP, pod.at(family, port))))
+        };
+        let _listeners = [listen(&pod), listen(&other)];
+        for family in Family::BOTH {
+            for (from, to) in [(&pod, &other), (&other, &pod), (&pod, &pod)] {
+                let at = to.at(family, REMOTING);
+                cells.check(format!("{setup} udp to {at}"), &ask(from, APP, at), &Answer::Refused);
+                let at = to.at(family, CONTROL);
+                cells.check(format!("{setup} udp to {at}"), &ask(from, APP, at), &Answer::from("aeron", at));
+            }
+        }
+    });
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)?;
+        self.mark.map_or(Ok(()), |mark| write!(f, " mark {mark:#x}"))
+    }
+}
