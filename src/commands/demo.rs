@@ -19,6 +19,9 @@ use crate::demo::{DemoError, Lab};
 use crate::sandbox::children::Household;
 use crate::sandbox::privilege::{self, Privilege, PrivilegeError};
 
+const ADVICE: &str = "the demo needs root, or a user namespace of its own, and of the kernel network namespaces, veth, bridge \
+     and nf_tables; in a container, run it with --privileged";
+
 /// What can happen while the story goes on.
 enum Happening {
     /// The set-up is up, to be played with.
@@ -79,9 +82,9 @@ fn follow(happenings: &Receiver<Happening>, release: &Sender<()>) -> Result<Outc
 
 fn failed(error: DemoError) -> Result<Outcome, Failure> {
     if error.is_environment() {
-        let advice = "the demo needs root, or a user namespace of its own, with network namespaces, veth, bridge and \
-                      nf_tables in the kernel; in a container, run it with --privileged";
-        return Err(Failure::environment(anyhow::Error::from(error).context(advice)));
+        let ours = matches!(error, DemoError::Child { .. });
+        let error = anyhow::Error::from(error);
+        return Err(Failure::environment(if ours { error } else { error.context(ADVICE) }));
     }
     if let DemoError::Child { .. } = error {
         eprintln!("bypassctl: {error}");

@@ -297,3 +297,6 @@ impl Cleanup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

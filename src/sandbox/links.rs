@@ -22,7 +22,7 @@ const LOOPBACK_INDEX: u32 = 1;
 
 /// What could not be wired up.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {attempt}: {source}")]
+#[error("cannot {attempt}")]
 pub struct LinkError {
     attempt: String,
     source: LinkErrorSource,
@@ -62,8 +62,8 @@ pub(super) fn plug_in(
     addresses: [Subnet; 2],
     gateways: [IpAddr; 2],
 ) -> Result<u32, LinkError> {
-    let pod_end =
-        LinkMessageBuilder::<LinkUnspec>::new().name(POD_LINK).setns_by_fd(pod.file().as_raw_fd()).up().build();
+    // Not up yet: the kernel makes this end first, and one that has no other end cannot be up (drivers/net/veth.c).
+    let pod_end = LinkMessageBuilder::<LinkUnspec>::new().name(POD_LINK).setns_by_fd(pod.file().as_raw_fd()).build();
     let name = port.to_owned();
     let port_index = in_namespace(switch, async move |handle| {
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
