@@ -13,6 +13,7 @@ use crate::core::config::{
     RedirectMode, SideDoors,
 };
 use crate::core::ports::{PortRange, Preset};
+use crate::core::route::TlsMode;
 
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
 #[derive(Debug, Parser)]
@@ -150,7 +151,7 @@ pub struct ProxyArgs {
     pub agent: AgentPortArgs,
     /// What to do with peers that do not speak TLS
     #[arg(long, env = "BYPASSCTL_MODE", default_value = "strict")]
-    pub mode: ProxyMode,
+    pub mode: TlsMode,
     /// Day on which permissive mode is to end (YYYY-MM-DD); past it /ready and the log say so
     #[arg(long, env = "BYPASSCTL_PERMISSIVE_UNTIL", value_name = "DATE")]
     pub permissive_until: Option<String>,
@@ -197,26 +198,15 @@ pub struct TlsArgs {
     /// Directory with tls.crt, tls.key and ca.crt, as cert-manager writes them
     #[arg(long, env = "BYPASSCTL_TLS_DIR", value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
-    /// Certificate chain, PEM; instead of --tls-dir
+    /// Certificate chain, PEM; instead of the one in --tls-dir
     #[arg(long, env = "BYPASSCTL_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
-    /// Private key, PEM; instead of --tls-dir
+    /// Private key, PEM; instead of the one in --tls-dir
     #[arg(long, env = "BYPASSCTL_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Roots that peers' certificates must lead to, PEM; instead of --tls-dir
+    /// Roots that peers' certificates must lead to, PEM; instead of those in --tls-dir
     #[arg(long, env = "BYPASSCTL_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ProxyMode {
-    /// Only mutual TLS, both ways
-    Strict,
-    /// TLS where the peer speaks it, plaintext where not; for a migration
-    Permissive,
-    /// No TLS: plaintext both ways, for a first rollout or to find a fault
-    Disabled,
 }
 
 #[derive(Debug, Args)]

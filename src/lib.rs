@@ -8,7 +8,7 @@
 //! kube, namespace, management → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], `proxy`, `tls`, [`sandbox`]} → [`core`]. Nothing imports
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
@@ -17,5 +17,6 @@ pub mod core;
 pub mod demo;
 pub mod netfilter;
 pub mod pod;
+pub mod proxy;
 pub mod sandbox;
 pub mod tls;

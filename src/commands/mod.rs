@@ -5,6 +5,7 @@
 mod demo;
 mod init;
 mod parse;
+mod proxy;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -100,8 +101,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
+        Command::Proxy(args) => proxy::run(args),
         Command::Demo(args) => demo::run(&args),
-        Command::Proxy(_) | Command::Check(_) => {
+        Command::Check(_) => {
             Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
         }
     }

@@ -5,9 +5,15 @@
 
 pub mod checks;
 pub mod config;
+pub mod identity;
+pub mod outcome;
 pub mod plan;
+pub mod policy;
 pub mod ports;
 pub mod render;
 pub mod report;
+pub mod route;
 pub mod ruleset;
+pub mod sidecar;
 pub mod verdict;
+pub mod wire;

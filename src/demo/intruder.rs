@@ -10,9 +10,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::artery;
+use crate::tls::CertificateFacts;
 use crate::tls::issue::IssuedLeaf;
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -56,14 +56,12 @@ pub(super) fn with_certificate(stream: TcpStream, leaf: &IssuedLeaf) -> io::Resu
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => None,
         Err(error) => Some(closed(&error)),
     };
-    let serial = tls.conn.peer_certificates().and_then(|chain| serial_number(chain.first()?));
+    let serial = tls
+        .conn
+        .peer_certificates()
+        .and_then(|chain| CertificateFacts::of(chain.first()?).ok())
+        .map(|facts| facts.serial);
     Ok(Attempt { ended, serial })
-}
-
-/// A serial number as hexadecimal digits.
-fn serial_number(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(certificate.tbs_certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn closed(error: &io::Error) -> String {

@@ -265,7 +265,7 @@ fn serial(lab: &Lab) -> Option<String> {
     let response = agent::admin(&lab.b.pod, "/status").ok()?;
     let (_, body) = http::parse(&response)?;
     let status: serde_json::Value = serde_json::from_str(body).ok()?;
-    Some(status.pointer("/certificates/serial")?.as_str()?.to_owned())
+    Some(status.pointer("/credentials/chain/0/serial")?.as_str()?.to_owned())
 }
 
 fn remoting_of(member: &Member, family: Family) -> std::net::SocketAddr {

@@ -1,3 +1,15 @@
-//! Credentials, their verification, and a development CA.
+//! Credentials from files, verification of peers, and a development CA.
+//!
+//! Invariant: a handshake that succeeds has passed [`crate::core::policy::authorize`].
 
+mod certificate;
+mod credentials;
+mod files;
 pub mod issue;
+mod reload;
+mod verify;
+
+pub use certificate::{CertificateFacts, timestamp};
+pub use credentials::{CredentialError, Credentials};
+pub use reload::{ReloadState, Reloader};
+pub use verify::{Untrusted, denial, distrust};

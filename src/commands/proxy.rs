@@ -1,0 +1,53 @@
+//! `bypassctl proxy`: the sidecar.
+
+use std::time::Duration;
+
+use crate::cli::ProxyArgs;
+use crate::commands::{Failure, Outcome};
+use crate::core::config::{AgentPorts, ClusterPorts};
+use crate::core::route::TlsMode;
+use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
+use crate::proxy::{self, Listeners};
+use crate::tls::Reloader;
+
+/// Runs the sidecar until it is told to stop.
+pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
+    let config = configure(args).map_err(Failure::usage)?;
+    let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone()));
+    let reloader = reloader.transpose().map_err(Failure::usage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let listeners = Listeners::bind(&config)?;
+        proxy::run(config, listeners, reloader).await
+    });
+    // Whatever still runs has had its time.
+    runtime.shutdown_background();
+    result?;
+    Ok(Outcome::Done)
+}
+
+fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
+    let ProxyArgs { cluster, agent, mode, tls, .. } = args;
+    let files = || {
+        TlsFiles::new(tls.tls_dir.as_deref(), tls.tls_cert.as_deref(), tls.tls_key.as_deref(), tls.tls_ca.as_deref())
+    };
+    let raw = RawSidecar {
+        cluster: ClusterPorts::new(cluster.preset, &cluster.remoting_port, &cluster.management_port)?,
+        agent: AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port },
+        mode,
+        permissive_until: args.permissive_until,
+        tls: if mode == TlsMode::Disabled { None } else { Some(files()?) },
+        allow: args.allow,
+        bind_addresses: args.bind_address,
+        outbound_target: args.outbound_target,
+        inbound_target: args.inbound_target,
+        limits: Limits {
+            handshake_timeout: Duration::from_secs(args.handshake_timeout),
+            max_handshakes: args.max_handshakes,
+            max_connections: args.max_connections,
+            half_close_timeout: Duration::from_secs(args.half_close_timeout),
+            drain_timeout: Duration::from_secs(args.drain_timeout),
+        },
+    };
+    Ok(SidecarConfig::try_from(raw)?)
+}

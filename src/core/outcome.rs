@@ -1,0 +1,140 @@
+//! How a connection ended.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a connection ended; the codes are stable, logs and metrics carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Both sides closed.
+    Closed,
+    /// The app reset the connection.
+    AppReset,
+    /// The peer, or the network, reset the connection.
+    PeerReset,
+    /// The peer's stream ended without close_notify: it may have been cut by anybody.
+    Truncated,
+    /// The peer ended the connection with a TLS alert; it may not know or not allow our certificate.
+    RefusedByPeer,
+    /// One side closed, then nothing moved for the half-close timeout.
+    HalfCloseTimeout,
+    /// The sidecar stopped.
+    Drained,
+    /// The peer could not be connected.
+    PeerUnreachable,
+    /// The app could not be connected.
+    AppUnreachable,
+    /// The peer's certificate leads to none of our roots, or is not valid now.
+    Untrusted,
+    /// The peer's identity is not allowed.
+    Denied,
+    /// The peer showed no certificate.
+    NoCertificate,
+    /// The TLS handshake failed.
+    HandshakeFailed,
+    /// The TLS handshake took too long.
+    HandshakeTimeout,
+    /// The peer sent nothing.
+    PeerSilent,
+    /// The peer spoke plaintext, and the mode is strict.
+    PlaintextRefused,
+    /// The connection was not redirected to us.
+    NotRedirected,
+    /// The original destination is our own listener.
+    Loop,
+    /// The original destination's port is none of the remoting ports.
+    NotRemoting,
+}
+
+/// How bad an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gravity {
+    /// Daily life.
+    Normal,
+    /// Refused: by policy, or for what the other side did.
+    Refusal,
+    /// Something does not work.
+    Fault,
+}
+
+impl Reason {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::AppReset => "app_reset",
+            Self::PeerReset => "peer_reset",
+            Self::Truncated => "truncated",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::Drained => "drained",
+            Self::PeerUnreachable => "peer_unreachable",
+            Self::AppUnreachable => "app_unreachable",
+            Self::Untrusted => "untrusted",
+            Self::Denied => "denied",
+            Self::NoCertificate => "no_certificate",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::PeerSilent => "peer_silent",
+            Self::PlaintextRefused => "plaintext_refused",
+            Self::NotRedirected => "not_redirected",
+            Self::Loop => "loop",
+            Self::NotRemoting => "not_remoting",
+        }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub const fn gravity(self) -> Gravity {
+        match self {
+            Self::Closed | Self::AppReset | Self::PeerReset | Self::HalfCloseTimeout | Self::Drained => Gravity::Normal,
+            Self::Untrusted
+            | Self::Denied
+            | Self::NoCertificate
+            | Self::HandshakeFailed
+            | Self::HandshakeTimeout
+            | Self::PeerSilent
+            | Self::PlaintextRefused
+            | Self::NotRedirected
+            | Self::Loop
+            | Self::NotRemoting => Gravity::Refusal,
+            Self::Truncated | Self::RefusedByPeer | Self::PeerUnreachable | Self::AppUnreachable => Gravity::Fault,
+        }
+    }
+
+    /// What to think of, where the code alone does not say it.
+    #[must_use]
+    pub const fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
+            Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
+            Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
+            Self::Untrusted => "compare the peer's issuer with our roots: /status lists both",
+            Self::NotRedirected => "somebody dialled the sidecar's own port; peers dial the app's remoting port",
+            Self::Loop => "the original destination is the sidecar's own listener",
+            Self::NotRemoting => "init and proxy must be given the same --remoting-port",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_in_the_log_is_the_code_in_json() {
+        for reason in [Reason::Closed, Reason::RefusedByPeer, Reason::PlaintextRefused, Reason::Loop] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
+        }
+    }
+}

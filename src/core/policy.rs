@@ -1,0 +1,141 @@
+//! Whether a peer may connect.
+//!
+//! Invariant: [`authorize`] is a pure function of identity and rules, and its answer carries its evidence. The
+//! certificate chain was verified before: nothing here trusts anything, it only compares.
+
+use std::fmt;
+
+use crate::core::identity::{Allow, PeerIdentity};
+
+/// The peer may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// The rule that says so.
+    pub rule: Allow,
+}
+
+/// The peer may not connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// Why not.
+    pub reason: DeniedReason,
+    /// Who the peer is.
+    pub seen: PeerIdentity,
+    /// Who may connect.
+    pub allowed: Vec<Allow>,
+}
+
+/// Why a peer may not connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedReason {
+    /// It has an identity, and no rule names it.
+    NotAllowed,
+    /// Its certificate has no SPIFFE ID and no DNS name.
+    NoIdentity,
+    /// Its certificate has several SPIFFE IDs, which X.509-SVID (section 2) forbids.
+    SeveralSpiffeIds,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self.reason {
+            DeniedReason::NotAllowed => "the peer's identity is not allowed",
+            DeniedReason::NoIdentity => "the peer's certificate has neither SPIFFE ID nor DNS name",
+            DeniedReason::SeveralSpiffeIds => "the peer's certificate has several SPIFFE IDs",
+        };
+        write!(f, "{reason}: seen {}; allowed {}", self.seen, allowed_text(&self.allowed))
+    }
+}
+
+impl std::error::Error for Denied {}
+
+/// Rules as one text, for logs.
+#[must_use]
+pub fn allowed_text(allowed: &[Allow]) -> String {
+    allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a peer of this identity may connect under these rules.
+///
+/// # Errors
+/// The evidence, if it may not.
+pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denied> {
+    if let Some(rule) = allowed.iter().find(|rule| matches(peer, rule)) {
+        return Ok(Permit { rule: rule.clone() });
+    }
+    let reason = match (peer.spiffe_ids.len(), peer.dns_names.is_empty()) {
+        (0, true) => DeniedReason::NoIdentity,
+        (0 | 1, _) => DeniedReason::NotAllowed,
+        _ => DeniedReason::SeveralSpiffeIds,
+    };
+    Err(Denied { reason, seen: peer.clone(), allowed: allowed.to_vec() })
+}
+
+fn matches(peer: &PeerIdentity, rule: &Allow) -> bool {
+    match (rule, peer.spiffe_ids.as_slice()) {
+        (Allow::Spiffe(allowed), [id]) => id == allowed,
+        (Allow::SpiffePrefix(prefix), [id]) => id.to_string().starts_with(prefix),
+        (Allow::Spiffe(_) | Allow::SpiffePrefix(_), _) => false,
+        (Allow::Dns(name), _) => peer.dns_names.iter().any(|dns| dns.eq_ignore_ascii_case(name)),
+        (Allow::AnyOfCa, _) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(spiffe: &[&str], dns: &[&str]) -> PeerIdentity {
+        PeerIdentity {
+            spiffe_ids: spiffe.iter().map(|id| id.parse().unwrap()).collect(),
+            dns_names: dns.iter().map(|name| (*name).to_owned()).collect(),
+            subject: "CN=x".to_owned(),
+        }
+    }
+
+    fn rules(texts: &[&str]) -> Vec<Allow> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_exact_rule_permits_that_identity_and_no_other() {
+        let allowed = rules(&["spiffe://d/ns/a/sa/x"]);
+        assert_eq!(authorize(&peer(&["spiffe://d/ns/a/sa/x"], &[]), &allowed).unwrap().rule, allowed[0]);
+        for other in ["spiffe://d/ns/a/sa/xy", "spiffe://d/ns/a/sa", "spiffe://e/ns/a/sa/x"] {
+            let denied = authorize(&peer(&[other], &["spiffe"]), &allowed).unwrap_err();
+            assert_eq!(denied.reason, DeniedReason::NotAllowed, "{other}");
+            assert!(denied.to_string().contains(other) && denied.to_string().contains("spiffe://d/ns/a/sa/x"));
+        }
+    }
+
+    #[test]
+    fn a_prefix_ends_where_its_star_stands() {
+        let allowed = rules(&["spiffe://d/ns/a/*"]);
+        assert!(authorize(&peer(&["spiffe://d/ns/a/sa/x"], &[]), &allowed).is_ok());
+        assert!(authorize(&peer(&["spiffe://d/ns/ab/sa/x"], &[]), &allowed).is_err());
+        assert!(authorize(&peer(&["spiffe://d.evil/ns/a/sa/x"], &[]), &allowed).is_err());
+    }
+
+    #[test]
+    fn a_dns_rule_is_no_pattern_and_ignores_case() {
+        let allowed = rules(&["dns:cart.shop"]);
+        assert!(authorize(&peer(&[], &["CART.shop"]), &allowed).is_ok());
+        assert!(authorize(&peer(&[], &["*.shop"]), &allowed).is_err());
+        assert!(authorize(&peer(&[], &["a.cart.shop"]), &allowed).is_err());
+    }
+
+    #[test]
+    fn two_spiffe_ids_are_nobody() {
+        let allowed = rules(&["spiffe://d/x", "spiffe://d/*"]);
+        let denied = authorize(&peer(&["spiffe://d/x", "spiffe://d/y"], &[]), &allowed).unwrap_err();
+        assert_eq!(denied.reason, DeniedReason::SeveralSpiffeIds);
+    }
+
+    #[test]
+    fn a_certificate_without_names_needs_the_rule_ca() {
+        let nobody = peer(&[], &[]);
+        assert_eq!(authorize(&nobody, &rules(&["dns:a"])).unwrap_err().reason, DeniedReason::NoIdentity);
+        assert!(authorize(&nobody, &rules(&["ca"])).is_ok());
+        assert!(authorize(&nobody, &[]).is_err(), "no rule allows nobody");
+    }
+}

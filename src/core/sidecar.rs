@@ -1,0 +1,292 @@
+//! Validated settings of `bypassctl proxy`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
+
+use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
+use crate::core::identity::{Allow, IdentityError};
+use crate::core::ports::PortSet;
+use crate::core::route::{TlsMode, is_this_host};
+
+/// Why the sidecar's settings do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// Ports with two uses.
+    #[error(transparent)]
+    Ports(#[from] ConfigError),
+    /// A rule that does not parse.
+    #[error("--allow: {0}")]
+    Allow(#[from] IdentityError),
+    /// No such day.
+    #[error("--permissive-until {0:?} is no date: write YYYY-MM-DD")]
+    Date(String),
+    /// A mode with TLS needs all three files.
+    #[error("no {what}: give --tls-dir or {option} (or --mode disabled for no TLS at all)")]
+    NoTlsFile {
+        /// What is missing.
+        what: &'static str,
+        /// The option that names it.
+        option: &'static str,
+    },
+    /// A fixed target that leads back to the sidecar.
+    #[error("{option} {target} is the sidecar's own port: every connection would come back to it")]
+    Loop {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        target: SocketAddr,
+    },
+    /// A fixed target that nobody can listen on.
+    #[error("{option} {target}: port 0 cannot be dialled")]
+    NoPort {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        target: SocketAddr,
+    },
+}
+
+/// Where certificate chain, key and roots are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Roots, PEM.
+    pub ca: PathBuf,
+}
+
+impl TlsFiles {
+    /// The files that the options name; a file's own option beats the directory.
+    ///
+    /// # Errors
+    /// If a file is named by neither.
+    pub fn new(
+        dir: Option<&Path>,
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+        ca: Option<&Path>,
+    ) -> Result<Self, SidecarError> {
+        let file = |own: Option<&Path>, name: &str, what, option| {
+            own.map(Path::to_owned)
+                .or_else(|| dir.map(|dir| dir.join(name)))
+                .ok_or(SidecarError::NoTlsFile { what, option })
+        };
+        Ok(Self {
+            certificate: file(certificate, "tls.crt", "certificate", "--tls-cert")?,
+            key: file(key, "tls.key", "private key", "--tls-key")?,
+            ca: file(ca, "ca.crt", "CA", "--tls-ca")?,
+        })
+    }
+}
+
+/// The settings as they were given; what clap has parsed is typed already.
+#[derive(Clone, Debug)]
+pub struct RawSidecar {
+    /// The cluster's ports.
+    pub cluster: ClusterPorts,
+    /// The sidecar's ports.
+    pub agent: AgentPorts,
+    /// What to do with peers that do not speak TLS.
+    pub mode: TlsMode,
+    /// `--permissive-until`.
+    pub permissive_until: Option<String>,
+    /// The files; `None` in a mode without TLS.
+    pub tls: Option<TlsFiles>,
+    /// `--allow`.
+    pub allow: Vec<String>,
+    /// `--bind-address`.
+    pub bind_addresses: Vec<IpAddr>,
+    /// `--outbound-target`.
+    pub outbound_target: Option<SocketAddr>,
+    /// `--inbound-target`.
+    pub inbound_target: Option<SocketAddr>,
+    /// Limits in time and number.
+    pub limits: Limits,
+}
+
+/// Limits in time and number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// A TLS handshake, the wait for the first bytes included.
+    #[serde(serialize_with = "seconds", rename = "handshake_timeout_seconds")]
+    pub handshake_timeout: Duration,
+    /// Handshakes unfinished at a time, in each direction.
+    pub max_handshakes: u32,
+    /// Connections open at a time, in each direction.
+    pub max_connections: u32,
+    /// How long a half-closed connection lives without a byte.
+    #[serde(serialize_with = "seconds", rename = "half_close_timeout_seconds")]
+    pub half_close_timeout: Duration,
+    /// From the signal to the end.
+    #[serde(serialize_with = "seconds", rename = "drain_timeout_seconds")]
+    pub drain_timeout: Duration,
+}
+
+/// Validated settings of the sidecar; serialized, it is what `/config` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct SidecarConfig {
+    /// Remoting ports.
+    #[serde(rename = "remoting_ports")]
+    pub remoting: PortSet,
+    /// Where outgoing remoting is redirected to.
+    pub outbound_port: u16,
+    /// Where arriving remoting is redirected to.
+    pub inbound_port: u16,
+    /// Admin HTTP.
+    pub admin_port: u16,
+    /// What to do with peers that do not speak TLS.
+    pub mode: TlsMode,
+    /// Last day of permissive mode, in UTC.
+    #[serde(serialize_with = "date")]
+    pub permissive_until: Option<Date>,
+    /// The files; `None` without TLS.
+    pub tls: Option<TlsFiles>,
+    /// Rules; empty means whoever has the identity of our own certificate.
+    #[serde(serialize_with = "texts")]
+    pub allow: Vec<Allow>,
+    /// What the inbound and the admin listener bind; empty means every address.
+    pub bind_addresses: Vec<IpAddr>,
+    /// Instead of the original destination of outgoing connections.
+    pub outbound_target: Option<SocketAddr>,
+    /// Instead of the original destination of arriving connections.
+    pub inbound_target: Option<SocketAddr>,
+    /// Limits in time and number.
+    pub limits: Limits,
+}
+
+impl TryFrom<RawSidecar> for SidecarConfig {
+    type Error = SidecarError;
+
+    fn try_from(raw: RawSidecar) -> Result<Self, SidecarError> {
+        let agent = raw.agent.checked(&raw.cluster)?;
+        for (option, target) in [("--outbound-target", raw.outbound_target), ("--inbound-target", raw.inbound_target)] {
+            let Some(target) = target else { continue };
+            if target.port() == 0 {
+                return Err(SidecarError::NoPort { option, target });
+            }
+            if is_this_host(target.ip()) && [agent.outbound, agent.inbound, agent.admin].contains(&target.port()) {
+                return Err(SidecarError::Loop { option, target });
+            }
+        }
+        Ok(Self {
+            remoting: raw.cluster.remoting,
+            outbound_port: agent.outbound,
+            inbound_port: agent.inbound,
+            admin_port: agent.admin,
+            mode: raw.mode,
+            permissive_until: raw.permissive_until.map(|text| parse_date(&text)).transpose()?,
+            tls: raw.tls,
+            allow: raw.allow.iter().map(|text| text.trim().parse()).collect::<Result<_, _>>()?,
+            bind_addresses: raw.bind_addresses,
+            outbound_target: raw.outbound_target,
+            inbound_target: raw.inbound_target,
+            limits: raw.limits,
+        })
+    }
+}
+
+impl SidecarConfig {
+    /// Whether rules are to redirect connections to the sidecar.
+    #[must_use]
+    pub const fn expects_rules(&self) -> bool {
+        self.outbound_target.is_none()
+    }
+
+    /// Whether permissive mode has outlived its day.
+    #[must_use]
+    pub fn is_permissive_overdue(&self, now: OffsetDateTime) -> bool {
+        self.mode == TlsMode::Permissive && self.permissive_until.is_some_and(|until| now.date() > until)
+    }
+}
+
+fn parse_date(text: &str) -> Result<Date, SidecarError> {
+    Date::parse(text, format_description!("[year]-[month]-[day]")).map_err(|_| SidecarError::Date(text.to_owned()))
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_secs())
+}
+
+fn texts<S: Serializer>(allow: &[Allow], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(allow.iter().map(ToString::to_string))
+}
+
+fn date<S: Serializer>(date: &Option<Date>, serializer: S) -> Result<S::Ok, S::Error> {
+    match date {
+        Some(date) => serializer.collect_str(date),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    fn raw() -> RawSidecar {
+        RawSidecar {
+            cluster: ClusterPorts::new(None, &[], &[]).unwrap(),
+            agent: AgentPorts { outbound: 15552, inbound: 15553, admin: 15550 },
+            mode: TlsMode::Strict,
+            permissive_until: None,
+            tls: None,
+            allow: Vec::new(),
+            bind_addresses: Vec::new(),
+            outbound_target: None,
+            inbound_target: None,
+            limits: Limits {
+                handshake_timeout: Duration::from_secs(10),
+                max_handshakes: 1,
+                max_connections: 1,
+                half_close_timeout: Duration::from_secs(60),
+                drain_timeout: Duration::from_secs(25),
+            },
+        }
+    }
+
+    fn refusal(raw: RawSidecar) -> String {
+        SidecarConfig::try_from(raw).expect_err("accepted").to_string()
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_the_option_to_change() {
+        assert!(refusal(RawSidecar { allow: vec!["cart".to_owned()], ..raw() }).starts_with("--allow: \"cart\""));
+        for date in ["tomorrow", "2026-02-30", "2026-1-1", "01.02.2026"] {
+            let text = refusal(RawSidecar { permissive_until: Some(date.to_owned()), ..raw() });
+            assert!(text.starts_with("--permissive-until") && text.contains(date), "{text}");
+        }
+        let own = Some("127.0.0.1:15553".parse().unwrap());
+        assert!(refusal(RawSidecar { outbound_target: own, ..raw() }).contains("--outbound-target 127.0.0.1:15553"));
+        let zero = Some("10.0.0.1:0".parse().unwrap());
+        assert!(refusal(RawSidecar { inbound_target: zero, ..raw() }).contains("port 0"));
+        let agent = AgentPorts { outbound: 2552, ..raw().agent };
+        assert!(refusal(RawSidecar { agent, ..raw() }).contains("--remoting-port"));
+    }
+
+    #[test]
+    fn permissive_mode_is_overdue_the_day_after_its_last() {
+        let until = Some("2026-03-01".to_owned());
+        let config =
+            SidecarConfig::try_from(RawSidecar { mode: TlsMode::Permissive, permissive_until: until.clone(), ..raw() })
+                .unwrap();
+        assert!(!config.is_permissive_overdue(datetime!(2026-03-01 23:59:59 UTC)));
+        assert!(config.is_permissive_overdue(datetime!(2026-03-02 0:00 UTC)));
+        let strict = SidecarConfig::try_from(RawSidecar { permissive_until: until, ..raw() }).unwrap();
+        assert!(!strict.is_permissive_overdue(datetime!(2027-01-01 0:00 UTC)));
+    }
+
+    #[test]
+    fn a_files_own_option_beats_the_directory() {
+        let files = TlsFiles::new(Some(Path::new("/d")), None, None, Some(Path::new("/roots.pem"))).unwrap();
+        assert_eq!((files.key, files.ca), (PathBuf::from("/d/tls.key"), PathBuf::from("/roots.pem")));
+        let error = TlsFiles::new(None, Some(Path::new("/c")), None, None).unwrap_err().to_string();
+        assert!(error.starts_with("no private key: give --tls-dir or --tls-key"), "{error}");
+    }
+}

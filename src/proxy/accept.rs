@@ -1,0 +1,98 @@
+//! Accepts connections of one direction, never more than the limits allow.
+//!
+//! Invariant: a connection is accepted only once there is room for it; until then it waits in the kernel's backlog.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::core::route::Direction;
+use crate::proxy::{Sidecar, inbound, outbound};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Accepts until the sidecar stops accepting.
+pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidecar: Arc<Sidecar>) {
+    let limits = &sidecar.config.limits;
+    let open = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let unfinished = Arc::new(Semaphore::new(limits.max_handshakes as usize));
+    let stop = sidecar.lifecycle.stop_accepting.clone();
+    let mut pause = FIRST_PAUSE;
+    let mut turn = 0;
+    loop {
+        let next = async {
+            let permits = (room(&open).await, room(&unfinished).await);
+            turn += 1;
+            (permits, poll_fn(|cx| poll_accept(&listeners, turn, cx)).await)
+        };
+        let ((open, unfinished), accepted) = tokio::select! {
+            () = stop.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                pause = FIRST_PAUSE;
+                let sidecar = Arc::clone(&sidecar);
+                let tracker = sidecar.lifecycle.connections.clone();
+                tracker.spawn(serve(stream, from, direction, sidecar, open, unfinished));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Out of descriptors or memory: trying again at once would only burn the processor.
+                if pause == FIRST_PAUSE {
+                    tracing::warn!(direction = direction.name(), %error, "cannot accept connections; trying again");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+async fn room(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore).acquire_owned().await.expect("nobody closes this semaphore")
+}
+
+/// Asks the listeners in turn, so that a flood on one cannot starve another.
+fn poll_accept(
+    listeners: &[TcpListener],
+    turn: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    for i in 0..listeners.len() {
+        if let Poll::Ready(accepted) = listeners[(turn + i) % listeners.len()].poll_accept(cx) {
+            return Poll::Ready(accepted);
+        }
+    }
+    Poll::Pending
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+async fn serve(
+    stream: TcpStream,
+    from: SocketAddr,
+    direction: Direction,
+    sidecar: Arc<Sidecar>,
+    _open: OwnedSemaphorePermit,
+    unfinished: OwnedSemaphorePermit,
+) {
+    let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
+    let reason = match direction {
+        Direction::Inbound => Some(inbound::serve(stream, unfinished, &sidecar, &mut connection).await),
+        Direction::Outbound => outbound::serve(stream, unfinished, &sidecar, &mut connection).await,
+    };
+    if let Some(reason) = reason {
+        sidecar.ended(&connection, reason);
+    }
+}

@@ -1,0 +1,199 @@
+//! The admin port: health, metrics, status, for probes, programs and people.
+//!
+//! Invariant: it never shows a key, and only `/drain` changes anything, for callers on loopback.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::{IncomingStream, Listener};
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+use crate::proxy::{Sidecar, page};
+use crate::tls::CertificateFacts;
+
+/// Probes, a scraper and a few people; whoever opens more waits.
+const MOST_CONNECTIONS: usize = 32;
+/// After this a connection ends, whatever it does: a slow header keeps no place.
+const LONGEST: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves one listener for ever.
+pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/config", get(config))
+        .route("/drain", post(drain))
+        .with_state(sidecar);
+    let bounded = Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    if let Err(error) = axum::serve(bounded, service).await {
+        tracing::error!(%error, "the admin port failed");
+    }
+}
+
+async fn ready(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    let readiness = sidecar.readiness(OffsetDateTime::now_utc());
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, readiness.text()).into_response()
+}
+
+async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    let form = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    match sidecar.metrics.render(&sidecar, OffsetDateTime::now_utc()) {
+        Ok(text) => (form, text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    as_json(&sidecar.status())
+}
+
+async fn config(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    match serde_json::to_value(&sidecar.config) {
+        Ok(config) => as_json(&config),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn index(State(sidecar): State<Arc<Sidecar>>) -> Html<String> {
+    Html(page::render(&sidecar, OffsetDateTime::now_utc()))
+}
+
+async fn drain(State(sidecar): State<Arc<Sidecar>>, ConnectInfo(Caller(caller)): ConnectInfo<Caller>) -> Response {
+    if !caller.ip().is_loopback() {
+        let text = format!("/drain is for callers on loopback, and you call from {}\n", caller.ip());
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    sidecar.lifecycle.drain.cancel();
+    (StatusCode::ACCEPTED, "stopping\n").into_response()
+}
+
+fn as_json(value: &serde_json::Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
+}
+
+impl Sidecar {
+    /// What `/status` shows.
+    fn status(&self) -> serde_json::Value {
+        let rules: serde_json::Map<_, _> =
+            self.canary.states().into_iter().map(|(family, rules)| (family.to_owned(), json!(rules))).collect();
+        let credentials = self.credentials().map(|credentials| {
+            json!({
+                "chain": credentials.chain,
+                "roots": credentials.roots.iter().map(root).collect::<Vec<_>>(),
+                "warnings": credentials.warnings,
+                "allowed": credentials.allowed.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "reloads": self.reload_state(),
+            })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "mode": self.config.mode,
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "readiness": self.readiness(OffsetDateTime::now_utc()),
+            "draining": self.lifecycle.drain.is_cancelled(),
+            "rules": { "expected": self.config.expects_rules(), "families": rules },
+            "credentials": credentials,
+            "connections": self.board.groups(),
+            "refusals": self.board.refusals(),
+            "plaintext_peers": self.board.plaintext_peers(),
+        })
+    }
+}
+
+fn root(root: &CertificateFacts) -> serde_json::Value {
+    json!({ "subject": root.subject, "serial": root.serial, "not_after": crate::tls::timestamp(root.not_after) })
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+struct Caller(SocketAddr);
+
+impl Connected<IncomingStream<'_, Bounded>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// A listener with a bounded number of connections, each of bounded length.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl Listener for Bounded {
+    type Io = Short;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Short, SocketAddr) {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes this semaphore");
+            match self.listener.accept().await {
+                Ok((stream, from)) => return (Short { stream, end: Box::pin(sleep(LONGEST)), _place: place }, from),
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends after a while.
+struct Short {
+    stream: TcpStream,
+    end: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Short {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.end.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Short {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Short {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

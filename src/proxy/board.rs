@@ -1,0 +1,206 @@
+//! What `/status` tells about connections: who is connected, who was refused, who still speaks plaintext.
+//!
+//! Invariant: its size does not depend on what anybody sends. Lists are bounded, the oldest entry goes first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::core::outcome::Reason;
+use crate::core::route::Direction;
+use crate::proxy::connection::Connection;
+use crate::proxy::metrics::{ActiveGuard, Metrics};
+use crate::proxy::pump::{Moved, Tally};
+use crate::tls::timestamp;
+
+const MOST_GROUPS: usize = 256;
+const MOST_REFUSALS: usize = 64;
+const MOST_PLAINTEXT_PEERS: usize = 256;
+
+/// Connections, refusals and plaintext peers.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    next_id: AtomicU64,
+    open: Mutex<BTreeMap<u64, Open>>,
+    refusals: Mutex<VecDeque<Refusal>>,
+    plaintext: Mutex<BTreeMap<(IpAddr, Direction), PlaintextPeer>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    direction: Direction,
+    peer: IpAddr,
+    identity: Option<String>,
+    tls: Option<String>,
+    since: Instant,
+    moved: Arc<Moved>,
+}
+
+/// Open connections with one peer of one identity.
+#[derive(Debug, Serialize)]
+pub(super) struct Group {
+    pub(super) direction: Direction,
+    pub(super) peer: IpAddr,
+    pub(super) identity: Option<String>,
+    pub(super) tls: Option<String>,
+    pub(super) connections: u64,
+    pub(super) oldest_seconds: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+}
+
+/// A connection that came to nothing.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Refusal {
+    pub(super) at: String,
+    pub(super) direction: Direction,
+    pub(super) peer: SocketAddr,
+    pub(super) original_dst: Option<SocketAddr>,
+    pub(super) reason: Reason,
+    pub(super) identity: Option<String>,
+    pub(super) allowed: Option<String>,
+    pub(super) looked_like: Option<String>,
+    pub(super) detail: Option<String>,
+    pub(super) hint: Option<&'static str>,
+}
+
+/// A peer that spoke plaintext and was let.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PlaintextPeer {
+    pub(super) peer: IpAddr,
+    pub(super) direction: Direction,
+    pub(super) connections: u64,
+    pub(super) last: String,
+}
+
+/// Keeps a connection on the board while it is open.
+#[derive(Debug)]
+pub(super) struct OpenGuard<'a> {
+    board: &'a Board,
+    id: u64,
+    _active: ActiveGuard,
+}
+
+impl Drop for OpenGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.board.open).remove(&self.id);
+    }
+}
+
+impl Board {
+    /// A connection that was just accepted.
+    pub(super) fn connection(&self, direction: Direction, from: SocketAddr, metrics: &Metrics) -> Connection {
+        let (bytes_in, bytes_out) = metrics.bytes(direction);
+        Connection {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            direction,
+            from,
+            target: None,
+            started: Instant::now(),
+            agreed: None,
+            failed: None,
+            first: None,
+            detail: None,
+            moved: Arc::new(Moved { bytes_in: Tally::new(bytes_in), bytes_out: Tally::new(bytes_out) }),
+        }
+    }
+
+    /// Shows a connection until the guard is dropped; their number is bounded by `--max-connections`.
+    pub(super) fn open(&self, connection: &Connection, metrics: &Metrics) -> OpenGuard<'_> {
+        let open = Open {
+            direction: connection.direction,
+            peer: connection.peer().ip(),
+            identity: connection.identity().map(str::to_owned),
+            tls: connection.agreed.as_ref().map(|agreed| format!("{} {}", agreed.version, agreed.cipher)),
+            since: connection.started,
+            moved: Arc::clone(&connection.moved),
+        };
+        lock(&self.open).insert(connection.id, open);
+        OpenGuard { board: self, id: connection.id, _active: metrics.active(connection.direction) }
+    }
+
+    pub(super) fn refused(&self, connection: &Connection, reason: Reason, now: OffsetDateTime) {
+        let failed = connection.failed.as_ref();
+        let refusal = Refusal {
+            at: timestamp(now),
+            direction: connection.direction,
+            peer: connection.peer(),
+            original_dst: connection.target,
+            reason,
+            identity: failed.and_then(|failed| failed.seen.clone()).or(connection.identity().map(str::to_owned)),
+            allowed: failed.and_then(|failed| failed.allowed.clone()),
+            looked_like: connection.first.map(|first| first.to_string()),
+            detail: failed.map(|failed| failed.detail.clone()).or(connection.detail.clone()),
+            hint: reason.hint(),
+        };
+        let mut refusals = lock(&self.refusals);
+        if refusals.len() == MOST_REFUSALS {
+            refusals.pop_front();
+        }
+        refusals.push_back(refusal);
+    }
+
+    /// Remembers that a peer spoke plaintext and was let.
+    pub(super) fn plaintext(&self, connection: &Connection) {
+        let (peer, direction) = (connection.peer().ip(), connection.direction);
+        let mut peers = lock(&self.plaintext);
+        if peers.len() >= MOST_PLAINTEXT_PEERS && !peers.contains_key(&(peer, direction)) {
+            let oldest = peers.iter().min_by(|(_, a), (_, b)| a.last.cmp(&b.last)).map(|(key, _)| *key);
+            oldest.and_then(|key| peers.remove(&key));
+        }
+        let entry = peers.entry((peer, direction)).or_insert_with(|| PlaintextPeer {
+            peer,
+            direction,
+            connections: 0,
+            last: String::new(),
+        });
+        entry.connections += 1;
+        entry.last = timestamp(OffsetDateTime::now_utc());
+    }
+
+    /// Open connections by peer and identity.
+    pub(super) fn groups(&self) -> Vec<Group> {
+        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+        for open in lock(&self.open).values() {
+            let key = (open.peer, open.direction, open.identity.clone(), open.tls.clone());
+            if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
+                continue;
+            }
+            let group = groups.entry(key).or_insert_with(|| Group {
+                direction: open.direction,
+                peer: open.peer,
+                identity: open.identity.clone(),
+                tls: open.tls.clone(),
+                connections: 0,
+                oldest_seconds: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+            });
+            group.connections += 1;
+            group.oldest_seconds = group.oldest_seconds.max(open.since.elapsed().as_secs());
+            group.bytes_in += open.moved.bytes_in.bytes();
+            group.bytes_out += open.moved.bytes_out.bytes();
+        }
+        groups.into_values().collect()
+    }
+
+    /// Latest refusals, the newest first.
+    pub(super) fn refusals(&self) -> Vec<Refusal> {
+        lock(&self.refusals).iter().rev().cloned().collect()
+    }
+
+    /// Peers that spoke plaintext.
+    pub(super) fn plaintext_peers(&self) -> Vec<PlaintextPeer> {
+        lock(&self.plaintext).values().cloned().collect()
+    }
+}
+
+/// A panic in one connection must not hide the others.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

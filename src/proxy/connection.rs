@@ -1,0 +1,85 @@
+//! What is known about one connection, and the one line that is logged when it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::core::outcome::{Gravity, Reason};
+use crate::core::route::Direction;
+use crate::core::wire::FirstBytes;
+use crate::proxy::handshake::{Agreed, Failed};
+use crate::proxy::pump::Moved;
+
+/// What is known about one connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: u64,
+    pub(super) direction: Direction,
+    /// Who dialled.
+    pub(super) from: SocketAddr,
+    /// Where to.
+    pub(super) target: Option<SocketAddr>,
+    pub(super) started: Instant,
+    pub(super) agreed: Option<Agreed>,
+    pub(super) failed: Option<Failed>,
+    /// What a plaintext peer sent first.
+    pub(super) first: Option<FirstBytes>,
+    /// An error's text, where the reason needs one.
+    pub(super) detail: Option<String>,
+    pub(super) moved: Arc<Moved>,
+}
+
+impl Connection {
+    /// The other pod: who dialled us, or whom the app dialled.
+    pub(super) fn peer(&self) -> SocketAddr {
+        match self.direction {
+            Direction::Inbound => self.from,
+            Direction::Outbound => self.target.unwrap_or(self.from),
+        }
+    }
+
+    /// Who the peer is, where a handshake has told.
+    pub(super) fn identity(&self) -> Option<&str> {
+        self.agreed.as_ref().map(|agreed| agreed.identity.as_str())
+    }
+
+    /// Keeps a failed handshake's evidence.
+    pub(super) fn fail(&mut self, failed: Failed) -> Reason {
+        let reason = failed.reason;
+        self.failed = Some(failed);
+        reason
+    }
+
+    /// Logs the end.
+    pub(super) fn log(&self, reason: Reason) {
+        let failed = self.failed.as_ref();
+        let agreed = self.agreed.as_ref();
+        let seen = failed.and_then(|failed| failed.seen.as_deref());
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    direction = self.direction.name(),
+                    peer = %self.peer(),
+                    original_dst = self.target.map(tracing::field::display),
+                    reason = reason.code(),
+                    identity = self.identity().or(seen),
+                    allowed = failed.and_then(|failed| failed.allowed.as_deref()),
+                    looked_like = self.first.map(tracing::field::display),
+                    detail = failed.map(|failed| failed.detail.as_str()).or(self.detail.as_deref()),
+                    hint = reason.hint(),
+                    bytes_in = self.moved.bytes_in.bytes(),
+                    bytes_out = self.moved.bytes_out.bytes(),
+                    duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    tls = agreed.map(|agreed| agreed.version),
+                    cipher = agreed.map(|agreed| agreed.cipher.as_str()),
+                    $message
+                )
+            };
+        }
+        match reason.gravity() {
+            Gravity::Normal => line!(info, "connection ended"),
+            Gravity::Refusal => line!(warn, "connection refused"),
+            Gravity::Fault => line!(warn, "connection failed"),
+        }
+    }
+}

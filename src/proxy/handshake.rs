@@ -1,0 +1,206 @@
+//! TLS handshakes: their limits in time, and what their failures mean.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::{CommonState, Error, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::core::outcome::Reason;
+use crate::core::policy::allowed_text;
+use crate::core::wire::{ENOUGH, FirstBytes};
+use crate::proxy::pump::PeerStream;
+use crate::tls::{CertificateFacts, denial, distrust};
+
+/// How often to look for more bytes where those that came decide nothing: the kernel wakes a reader only once for them.
+const PEEK_PERIOD: Duration = Duration::from_millis(10);
+/// How long the rest of a plaintext greeting may take; it serves the log alone.
+const GREETING: Duration = Duration::from_millis(100);
+/// How long, and how many bytes, a refused peer may take to read its alert.
+const LAST_WORD: Duration = Duration::from_secs(1);
+const LAST_WORD_BYTES: usize = 256 * 1024;
+
+/// What a finished handshake agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// `TLS 1.3` or `TLS 1.2`.
+    pub(super) version: &'static str,
+    /// The cipher suite's name.
+    pub(super) cipher: String,
+    /// Who the peer is.
+    pub(super) identity: String,
+}
+
+impl Agreed {
+    pub(super) fn of(session: &CommonState) -> Self {
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+            _ => "unknown",
+        };
+        let cipher = session.negotiated_cipher_suite().map_or_else(String::new, |suite| {
+            suite.suite().as_str().map_or_else(|| format!("{:?}", suite.suite()), str::to_owned)
+        });
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity.to_string());
+        Self { version, cipher, identity: identity.unwrap_or_default() }
+    }
+}
+
+/// Why a handshake failed, with the evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) reason: Reason,
+    /// Who the peer is, or claims to be.
+    pub(super) seen: Option<String>,
+    /// Who would have been allowed.
+    pub(super) allowed: Option<String>,
+    pub(super) detail: String,
+}
+
+impl Failed {
+    pub(super) fn timed_out(after: Duration) -> Self {
+        let detail = format!("not finished within {} s", after.as_secs());
+        Self { reason: Reason::HandshakeTimeout, seen: None, allowed: None, detail }
+    }
+
+    pub(super) fn of(error: &io::Error) -> Self {
+        let plain = |reason, detail: String| Self { reason, seen: None, allowed: None, detail };
+        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+            return plain(Reason::HandshakeFailed, format!("the peer hung up during the handshake: {error}"));
+        };
+        if let Some(denied) = denial(tls) {
+            return Self {
+                reason: Reason::Denied,
+                seen: Some(denied.seen.to_string()),
+                allowed: Some(allowed_text(&denied.allowed)),
+                detail: denied.to_string(),
+            };
+        }
+        if let Some(untrusted) = distrust(tls) {
+            let seen = Some(format!("{} (unverified)", untrusted.claimed));
+            return Self { reason: Reason::Untrusted, seen, allowed: None, detail: untrusted.to_string() };
+        }
+        match tls {
+            Error::NoCertificatesPresented => plain(Reason::NoCertificate, "the peer showed no certificate".to_owned()),
+            Error::AlertReceived(_) => plain(Reason::RefusedByPeer, tls.to_string()),
+            _ => plain(Reason::HandshakeFailed, tls.to_string()),
+        }
+    }
+}
+
+/// Looks at what the peer sends first, without taking it. `Nothing` if it is silent until the time is up.
+pub(super) async fn first_bytes(stream: &TcpStream, timeout: Duration) -> io::Result<FirstBytes> {
+    let mut bytes = [0; ENOUGH];
+    let undecided = async {
+        loop {
+            let n = stream.peek(&mut bytes).await?;
+            // A peer that has closed sends no more.
+            if n == 0 || !FirstBytes::is_undecided(&bytes[..n]) {
+                return Ok::<_, io::Error>(n);
+            }
+            tokio::time::sleep(PEEK_PERIOD).await;
+        }
+    };
+    let n = match tokio::time::timeout(timeout, undecided).await {
+        Ok(n) => n?,
+        Err(_) => return Ok(FirstBytes::Nothing),
+    };
+    if FirstBytes::of(&bytes[..n]) == FirstBytes::Tls || n == 0 {
+        return Ok(FirstBytes::of(&bytes[..n]));
+    }
+    let deadline = tokio::time::Instant::now() + GREETING;
+    let mut n = n;
+    while n < ENOUGH && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(PEEK_PERIOD).await;
+        n = stream.peek(&mut bytes).await?;
+    }
+    Ok(FirstBytes::of(&bytes[..n]))
+}
+
+/// Closes a connection whose last word is an alert. Closing with unread bytes would make the kernel reset the
+/// connection, and the reset would overtake the alert (RFC 1122, section 4.2.2.13).
+pub(super) async fn last_word(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        let mut left = LAST_WORD_BYTES;
+        let mut buffer = [0; 4096];
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // A peer that does not listen has heard enough.
+    let _ = tokio::time::timeout(LAST_WORD, drain).await;
+}
+
+/// A stream that remembers the first byte that it read: whether a peer answers in TLS at all.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stream: TcpStream,
+    first_byte: Option<u8>,
+}
+
+impl Watched {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, first_byte: None }
+    }
+
+    /// Whether the peer showed that it speaks no TLS: it hung up without a byte, or sent something that is no TLS record
+    /// (content types 20 to 24; RFC 8446, section 5.1, and RFC 6520).
+    pub(super) fn speaks_no_tls(&self, error: &io::Error) -> bool {
+        match self.first_byte {
+            Some(byte) => !(20..=24).contains(&byte),
+            None => matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            ),
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let filled = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.first_byte.is_none() {
+            self.first_byte = buf.filled().get(filled).copied();
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl PeerStream for tokio_rustls::client::TlsStream<Watched> {
+    fn tcp(&self) -> &TcpStream {
+        &self.get_ref().0.stream
+    }
+}
+
+impl PeerStream for tokio_rustls::server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}

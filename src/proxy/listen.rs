@@ -1,0 +1,89 @@
+//! The sidecar's listeners, bound before anything else runs, so that a taken port is the first and only failure.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use crate::core::sidecar::SidecarConfig;
+use crate::proxy::ProxyError;
+
+/// Connections that the kernel may complete before we take them; a whole cluster dials at once after a restart.
+const BACKLOG: i32 = 1024;
+
+/// All listeners.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Where the app's connections are redirected to: loopback alone, because that is where a redirect in OUTPUT lands,
+    /// and because nobody from outside may use our certificate.
+    pub(super) outbound: Vec<TcpListener>,
+    /// Where peers' connections are redirected to.
+    pub(super) inbound: Vec<TcpListener>,
+    /// Admin HTTP.
+    pub(super) admin: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds everything; needs to run in a tokio runtime.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub fn bind(config: &SidecarConfig) -> Result<Self, ProxyError> {
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let open = |option, port| match config.bind_addresses.as_slice() {
+            [] => bind_both(option, everywhere, port),
+            addresses => addresses.iter().map(|address| bind_one(option, *address, port)).collect(),
+        };
+        Ok(Self {
+            outbound: bind_both("--outbound-port", loopback, config.outbound_port)?,
+            inbound: open("--inbound-port", config.inbound_port)?,
+            admin: open("--admin-port", config.admin_port)?,
+        })
+    }
+}
+
+/// Binds both families; a kernel without IPv6 has no IPv6 traffic to miss.
+fn bind_both(option: &'static str, addresses: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, ProxyError> {
+    let [v4, v6] = addresses;
+    let mut listeners = vec![bind_one(option, v4, port)?];
+    match bind_one(option, v6, port) {
+        Ok(listener) => listeners.push(listener),
+        Err(ProxyError::Bind { source, .. }) if is_family_absent(&source) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(listeners)
+}
+
+fn is_family_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+fn bind_one(option: &'static str, address: IpAddr, port: u16) -> Result<TcpListener, ProxyError> {
+    let address = SocketAddr::new(address, port);
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // IPv4 has a listener of its own: a mapped address would need another way to its original destination.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|source| ProxyError::Bind { option, address, advice: advice(option, &source), source })
+}
+
+fn advice(option: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another program listens there: stop it, or give another port with {option} (and the same to `bypassctl init`)"
+        ),
+        io::ErrorKind::PermissionDenied => format!("give a port above 1023 with {option}"),
+        io::ErrorKind::AddrNotAvailable => "it is no address of this pod: see --bind-address".to_owned(),
+        _ => format!("see {option}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! Prometheus metrics; every name begins with `bypassctl_`.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use time::OffsetDateTime;
+
+use crate::core::outcome::Reason;
+use crate::core::route::{Direction, TlsMode};
+use crate::proxy::Sidecar;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDirection {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWay {
+    direction: &'static str,
+    way: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFamily {
+    family: &'static str,
+}
+
+/// All metrics.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    connections: Family<ByReason, Counter>,
+    active: Family<ByDirection, Gauge>,
+    bytes: Family<ByWay, Counter>,
+    handshakes: Family<ByDirection, Histogram>,
+    denied: Family<ByDirection, Counter>,
+    rules: Family<ByFamily, Gauge>,
+    pub(super) plaintext_accepted: Counter,
+    pub(super) permissive_fallbacks: Counter,
+    overdue: Gauge,
+    ready: Gauge,
+    not_after: Gauge,
+    reloads_ok: Counter<u64, AtomicU64>,
+    reloads_failed: Counter<u64, AtomicU64>,
+}
+
+/// Counts a connection as active until it is dropped.
+#[derive(Debug)]
+pub(super) struct ActiveGuard(Gauge);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// 1 ms to 8 s: a handshake on one node takes 1 to 3 ms.
+fn handshake_buckets() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 14))
+}
+
+impl Metrics {
+    pub(super) fn new(mode: TlsMode) -> Self {
+        let mut registry = Registry::with_prefix("bypassctl");
+        let connections = Family::<ByReason, Counter>::default();
+        registry.register("connections", "Connections that ended, by reason", connections.clone());
+        let active = Family::<ByDirection, Gauge>::default();
+        registry.register("connections_active", "Connections that are open", active.clone());
+        let bytes = Family::<ByWay, Counter>::default();
+        registry.register("bytes", "Bytes of the app's streams, in (to the app) and out (from it)", bytes.clone());
+        let handshakes = Family::<ByDirection, Histogram>::new_with_constructor(handshake_buckets);
+        registry.register("handshake_duration_seconds", "TLS handshakes that succeeded", handshakes.clone());
+        let denied = Family::<ByDirection, Counter>::default();
+        registry.register("denied", "Peers whose certificate or identity was refused", denied.clone());
+        let plaintext_accepted = Counter::default();
+        registry.register("plaintext_accepted", "Plaintext connections let in", plaintext_accepted.clone());
+        let permissive_fallbacks = Counter::default();
+        let help = "Peers dialled again in plaintext because they showed that they speak no TLS";
+        registry.register("permissive_fallbacks", help, permissive_fallbacks.clone());
+        let overdue = Gauge::default();
+        registry.register("permissive_overdue", "1 if permissive mode has outlived its day", overdue.clone());
+        let rules = Family::<ByFamily, Gauge>::default();
+        registry.register("rules_present", "1 if the rules redirect the sidecar's canary to it", rules.clone());
+        let ready = Gauge::default();
+        registry.register("ready", "1 if /ready says so", ready.clone());
+        let not_after = Gauge::default();
+        let help = "When our certificate expires, in seconds since 1970";
+        registry.register("certificate_not_after_timestamp_seconds", help, not_after.clone());
+        let reloads_ok = Counter::default();
+        registry.register("certificate_reloads", "Times that changed credentials were taken", reloads_ok.clone());
+        let reloads_failed = Counter::default();
+        let help = "Times that changed credentials were not usable";
+        registry.register("certificate_reloads_failed", help, reloads_failed.clone());
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION").to_owned()), ("mode", mode.to_string())]);
+        registry.register("build", "What runs here", build);
+        Self {
+            registry,
+            connections,
+            active,
+            bytes,
+            handshakes,
+            denied,
+            rules,
+            plaintext_accepted,
+            permissive_fallbacks,
+            overdue,
+            ready,
+            not_after,
+            reloads_ok,
+            reloads_failed,
+        }
+    }
+
+    /// The counters of bytes in and of bytes out.
+    pub(super) fn bytes(&self, direction: Direction) -> (Counter, Counter) {
+        let way = |way| self.bytes.get_or_create(&ByWay { direction: direction.name(), way }).clone();
+        (way("in"), way("out"))
+    }
+
+    pub(super) fn active(&self, direction: Direction) -> ActiveGuard {
+        let gauge = self.active.get_or_create(&ByDirection { direction: direction.name() }).clone();
+        gauge.inc();
+        ActiveGuard(gauge)
+    }
+
+    pub(super) fn handshake(&self, direction: Direction, took: Duration) {
+        self.handshakes.get_or_create(&ByDirection { direction: direction.name() }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn ended(&self, direction: Direction, reason: Reason) {
+        let direction = direction.name();
+        self.connections.get_or_create(&ByReason { direction, reason: reason.code() }).inc();
+        if matches!(reason, Reason::Denied | Reason::Untrusted | Reason::NoCertificate) {
+            self.denied.get_or_create(&ByDirection { direction }).inc();
+        }
+    }
+
+    pub(super) fn rules(&self, family: &'static str, present: bool) {
+        self.rules.get_or_create(&ByFamily { family }).set(i64::from(present));
+    }
+
+    /// The exposition, in the OpenMetrics text format.
+    pub(super) fn render(&self, sidecar: &Sidecar, now: OffsetDateTime) -> Result<String, std::fmt::Error> {
+        self.overdue.set(i64::from(sidecar.config.is_permissive_overdue(now)));
+        self.ready.set(i64::from(sidecar.readiness(now).ready));
+        if let Some(credentials) = sidecar.credentials() {
+            self.not_after.set(credentials.leaf.not_after.unix_timestamp());
+        }
+        if let Some(state) = sidecar.reload_state() {
+            use std::sync::atomic::Ordering::Relaxed;
+            self.reloads_ok.inner().store(state.succeeded, Relaxed);
+            self.reloads_failed.inner().store(state.failed, Relaxed);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

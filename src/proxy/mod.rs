@@ -1,0 +1,174 @@
+//! The sidecar: takes the app's remoting to peers over mutual TLS, and peers' remoting to the app.
+//!
+//! Invariant: whatever fails, fails closed. No byte of the app's leaves in plaintext in strict mode, and none arrives
+//! that was not authorized.
+
+mod accept;
+mod admin;
+mod board;
+mod canary;
+mod connection;
+mod drain;
+mod handshake;
+mod inbound;
+mod listen;
+mod metrics;
+mod outbound;
+mod page;
+mod plaintext;
+mod pump;
+mod readiness;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use listen::Listeners;
+
+use crate::core::outcome::{Gravity, Reason};
+use crate::core::route::Direction;
+use crate::core::sidecar::SidecarConfig;
+use crate::proxy::board::Board;
+use crate::proxy::canary::Canary;
+use crate::proxy::connection::Connection;
+use crate::proxy::metrics::Metrics;
+use crate::proxy::plaintext::PlaintextPeers;
+use crate::proxy::pump::{Bounds, PeerStream, pump};
+use crate::tls::{Credentials, ReloadState, Reloader};
+
+/// Why the sidecar cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A listener that cannot be had.
+    #[error("{option}: cannot listen on {address}: {source}; {advice}")]
+    Bind {
+        /// The option that names the port.
+        option: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What to do.
+        advice: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No signals, no orderly end.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// What every connection and every page of the admin port share.
+#[derive(Debug)]
+struct Sidecar {
+    config: SidecarConfig,
+    credentials: Option<watch::Receiver<Arc<Credentials>>>,
+    reloads: Option<Arc<Mutex<ReloadState>>>,
+    metrics: Metrics,
+    board: Board,
+    canary: Canary,
+    plaintext_peers: PlaintextPeers,
+    lifecycle: Lifecycle,
+    started: Instant,
+}
+
+/// Stops, in the order in which they come.
+#[derive(Debug, Default)]
+struct Lifecycle {
+    /// Somebody asked us to stop.
+    drain: CancellationToken,
+    /// No connection is accepted any more.
+    stop_accepting: CancellationToken,
+    /// Open connections end.
+    end: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// Runs until a signal or `/drain` ends it.
+///
+/// # Errors
+/// If signals cannot be listened for.
+pub async fn run(config: SidecarConfig, listeners: Listeners, reloader: Option<Reloader>) -> Result<(), ProxyError> {
+    let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
+    let sidecar = Arc::new(Sidecar {
+        credentials: reloader.as_ref().map(Reloader::subscribe),
+        reloads: reloader.as_ref().map(Reloader::state),
+        metrics: Metrics::new(config.mode),
+        board: Board::default(),
+        canary: Canary::new(&config, listeners.outbound.len() > 1),
+        plaintext_peers: PlaintextPeers::default(),
+        lifecycle: Lifecycle::default(),
+        started: Instant::now(),
+        config,
+    });
+    let Listeners { outbound, inbound, admin } = listeners;
+    tracing::info!(mode = %sidecar.config.mode, remoting = %sidecar.config.remoting, "serving");
+    warn_of_mode(&sidecar.config);
+
+    let services = TaskTracker::new();
+    let stop = CancellationToken::new();
+    for listener in admin {
+        services.spawn(stopped_by(stop.clone(), admin::serve(listener, Arc::clone(&sidecar))));
+    }
+    if let Some(reloader) = reloader {
+        services.spawn(reloader.run(stop.clone()));
+    }
+    services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
+    services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    services.spawn(accept::run(outbound, Direction::Outbound, Arc::clone(&sidecar)));
+    services.spawn(accept::run(inbound, Direction::Inbound, Arc::clone(&sidecar)));
+
+    drain::until_the_end(&sidecar, signals).await;
+    stop.cancel();
+    Ok(())
+}
+
+async fn stopped_by(stop: CancellationToken, service: impl Future<Output = ()>) {
+    stop.run_until_cancelled(service).await;
+}
+
+fn warn_of_mode(config: &SidecarConfig) {
+    use crate::core::route::TlsMode;
+    match config.mode {
+        TlsMode::Strict => {}
+        TlsMode::Permissive => tracing::warn!(
+            until = config.permissive_until.map(tracing::field::display),
+            "permissive: peers that speak plaintext are let in and dialled; for a migration only"
+        ),
+        TlsMode::Disabled => tracing::warn!("disabled: remoting goes in plaintext, whoever the peer is"),
+    }
+    if config.permissive_until.is_some() && config.mode != TlsMode::Permissive {
+        tracing::warn!(mode = %config.mode, "--permissive-until has no meaning in this mode");
+    }
+}
+
+impl Sidecar {
+    /// The credentials in use; `None` without TLS.
+    fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.credentials.as_ref().map(|current| Arc::clone(&current.borrow()))
+    }
+
+    /// Copies between app and peer to the end of the connection.
+    async fn pump<P: PeerStream>(&self, app: TcpStream, peer: P, connection: &mut Connection) -> Reason {
+        let _live = self.board.open(connection, &self.metrics);
+        let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
+        let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
+        connection.detail = error.map(|error| error.to_string());
+        reason
+    }
+
+    /// Logs and counts a connection's end.
+    fn ended(&self, connection: &Connection, reason: Reason) {
+        connection.log(reason);
+        self.metrics.ended(connection.direction, reason);
+        if reason.gravity() != Gravity::Normal {
+            self.board.refused(connection, reason, OffsetDateTime::now_utc());
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether the sidecar is ready, and why not.
+//!
+//! Permissive mode past its day is a note and not a failure: a pod that is not ready leaves its Service and stops a
+//! rolling update, so a date would take down a cluster that works. Log, metric and note say it instead.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::core::route::TlsMode;
+use crate::proxy::Sidecar;
+use crate::tls::{ReloadState, timestamp};
+
+/// How often an overdue permissive mode is logged.
+const REMINDER: Duration = Duration::from_secs(3600);
+
+/// Whether the sidecar is ready.
+#[derive(Debug, Serialize)]
+pub(super) struct Readiness {
+    pub(super) ready: bool,
+    /// Why not.
+    pub(super) reasons: Vec<String>,
+    /// What somebody should know although it is ready.
+    pub(super) notes: Vec<String>,
+}
+
+impl Readiness {
+    /// One line a reason and a note.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::from(if self.ready { "ready\n" } else { "not ready\n" });
+        for reason in &self.reasons {
+            text.push_str(&format!("reason: {reason}\n"));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("note: {note}\n"));
+        }
+        text
+    }
+}
+
+impl Sidecar {
+    /// Whether the sidecar is ready. That the listeners are up needs no question: nothing runs before they are bound.
+    pub(super) fn readiness(&self, now: OffsetDateTime) -> Readiness {
+        let mut reasons = Vec::new();
+        let mut notes = Vec::new();
+        if self.lifecycle.drain.is_cancelled() {
+            reasons.push("the sidecar is stopping".to_owned());
+        }
+        if let Some(credentials) = self.credentials()
+            && !credentials.is_valid_at(now)
+        {
+            let not_after = timestamp(credentials.leaf.not_after);
+            reasons.push(format!("our certificate is not valid: it expired at {not_after}"));
+        }
+        reasons.extend(self.canary.fault());
+        if let Some(fault) = self.reload_state().and_then(|state| state.fault) {
+            notes.push(format!("new credentials are not usable, the last good ones serve: {fault}"));
+        }
+        if self.config.mode == TlsMode::Disabled {
+            notes.push("mode disabled: remoting goes in plaintext".to_owned());
+        }
+        if self.config.is_permissive_overdue(now) {
+            notes.push("permissive mode has outlived --permissive-until: go on to --mode strict".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons, notes }
+    }
+
+    /// How the reloads of the credentials go; `None` without TLS.
+    pub(super) fn reload_state(&self) -> Option<ReloadState> {
+        self.reloads.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// Logs changes of readiness, and an overdue permissive mode once an hour.
+pub(super) async fn watch(sidecar: Arc<Sidecar>) {
+    let mut before = None;
+    let mut reminded: Option<std::time::Instant> = None;
+    loop {
+        let now = OffsetDateTime::now_utc();
+        let readiness = sidecar.readiness(now);
+        if before.as_ref() != Some(&readiness.reasons) {
+            if readiness.ready {
+                tracing::info!("ready");
+            } else {
+                tracing::warn!(reasons = readiness.reasons.join("; "), "not ready");
+            }
+            before = Some(readiness.reasons);
+        }
+        if sidecar.config.is_permissive_overdue(now) && reminded.is_none_or(|at| at.elapsed() >= REMINDER) {
+            let until = sidecar.config.permissive_until.map(tracing::field::display);
+            tracing::warn!(until, "permissive mode has outlived its day: go on to --mode strict");
+            reminded = Some(std::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

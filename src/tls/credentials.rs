@@ -1,0 +1,340 @@
+//! Certificate, key and roots, checked as a whole, with the TLS configurations made of them.
+//!
+//! Invariant: [`Credentials`] exist only if a handshake with a peer of the same kind would succeed with them now.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use time::OffsetDateTime;
+
+use crate::core::identity::Allow;
+use crate::core::sidecar::TlsFiles;
+use crate::tls::certificate::{CertificateFacts, timestamp};
+use crate::tls::files::{self, FileSet};
+use crate::tls::verify::PeerVerifier;
+
+/// What is wrong with credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// No such file.
+    #[error("{what} {} does not exist", path.display())]
+    Missing {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is there.
+    #[error("{what} {} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Binary where text is expected.
+    #[error("{what} {} is DER, not PEM; `openssl x509 -inform der` or `openssl pkey -inform der` converts it", path.display())]
+    Der {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Text without the section that is expected.
+    #[error("{what} {}: {detail}", path.display())]
+    NotUsable {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A pair that is none.
+    #[error("private key {} does not belong to certificate {}", key.display(), certificate.display())]
+    KeyMismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
+    },
+    /// Too late.
+    #[error("{what} {} expired at {}", path.display(), timestamp(*not_after))]
+    Expired {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// When.
+        not_after: OffsetDateTime,
+    },
+    /// Too early.
+    #[error("{what} {} is not valid before {}; is this machine's clock right?", path.display(), timestamp(*not_before))]
+    NotYetValid {
+        /// Which of the three.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From when.
+        not_before: OffsetDateTime,
+    },
+    /// Roots of somebody else's.
+    #[error(
+        "certificate {}, issued by {issuer}, does not lead to any root in {}: {source}",
+        certificate.display(),
+        ca.display()
+    )]
+    Untrusted {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// Who it says issued it.
+        issuer: String,
+        /// The roots' file.
+        ca: PathBuf,
+        /// webpki's reason.
+        source: Error,
+    },
+}
+
+/// Usable credentials.
+#[derive(Debug)]
+pub struct Credentials {
+    /// For connections that the app dials.
+    pub client: Arc<ClientConfig>,
+    /// For connections that arrive.
+    pub server: Arc<ServerConfig>,
+    /// Our own chain, leaf first.
+    pub chain: Vec<CertificateFacts>,
+    /// Our own leaf.
+    pub leaf: CertificateFacts,
+    /// Roots that peers may lead to.
+    pub roots: Vec<CertificateFacts>,
+    /// Who may connect: `--allow`, or our own identity.
+    pub allowed: Vec<Allow>,
+    /// What is wrong with the files without making them unusable.
+    pub warnings: Vec<String>,
+}
+
+impl Credentials {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(files: &TlsFiles, allow: &[Allow], now: OffsetDateTime) -> Result<Self, CredentialError> {
+        Self::check(&files::read(files)?, files, allow, now)
+    }
+
+    pub(super) fn check(
+        set: &FileSet,
+        files: &TlsFiles,
+        allow: &[Allow],
+        now: OffsetDateTime,
+    ) -> Result<Self, CredentialError> {
+        let chain = read_chain(&set.certificate, &files.certificate)?;
+        let facts = chain.iter().map(CertificateFacts::of).collect::<Result<Vec<_>, _>>().map_err(|detail| {
+            let detail = format!("a certificate in it is malformed: {detail}");
+            CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
+        })?;
+        let leaf = facts[0].clone();
+        check_dates("certificate", &files.certificate, &leaf, now)?;
+        let key = read_key(&set.key, &files.key)?;
+        let provider = Arc::new(provider());
+        let certified = pair(chain.clone(), key, &provider, files)?;
+        let Roots { store, facts: roots, warnings } = read_roots(&set.ca, &files.ca, now)?;
+
+        let allowed = if allow.is_empty() { Allow::same_as(&leaf.identity) } else { allow.to_vec() };
+        if allowed.is_empty() {
+            let detail = "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect";
+            let path = files.certificate.clone();
+            return Err(CredentialError::NotUsable { what: "certificate", path, detail: detail.to_owned() });
+        }
+        let verifier = PeerVerifier::new(Arc::new(store), Arc::clone(&provider), allowed.clone()).map_err(|error| {
+            CredentialError::NotUsable { what: "CA", path: files.ca.clone(), detail: error.to_string() }
+        })?;
+        let at =
+            UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
+        verifier.verify_chain(&chain[0], &chain[1..], at).map_err(|source| CredentialError::Untrusted {
+            certificate: files.certificate.clone(),
+            issuer: leaf.issuer.clone(),
+            ca: files.ca.clone(),
+            source,
+        })?;
+        let (client, server) =
+            configurations(&Arc::new(verifier), &Arc::new(certified), &provider).map_err(|error| {
+                let detail = format!("no TLS with it: {error}");
+                CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
+            })?;
+        Ok(Self { client, server, chain: facts, leaf, roots, allowed, warnings })
+    }
+
+    /// Whether the leaf is valid at this time.
+    #[must_use]
+    pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
+        self.leaf.not_before <= now && now <= self.leaf.not_after
+    }
+}
+
+/// AES-128-GCM first: half the cost of AES-256 in the bulk of the work, and no weaker link than the P-256 and X25519
+/// beside it. The last two serve native Akka 2.6 peers on TLS 1.2 (`RotatingKeysSSLEngineProvider`).
+fn provider() -> CryptoProvider {
+    const SUITES: [SupportedCipherSuite; 7] = [
+        suite::TLS13_AES_128_GCM_SHA256,
+        suite::TLS13_AES_256_GCM_SHA384,
+        suite::TLS13_CHACHA20_POLY1305_SHA256,
+        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ];
+    debug_assert!(SUITES.iter().any(|s| s.suite() == CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384));
+    CryptoProvider { cipher_suites: SUITES.to_vec(), ..aws_lc_rs::default_provider() }
+}
+
+/// Nothing is resumed: a resumed session would skip the certificate, and with it the policy, expiry and rotation.
+/// Connections of a cluster live for hours, so a full handshake each costs nothing that anybody would notice.
+fn configurations(
+    verifier: &Arc<PeerVerifier>,
+    certified: &Arc<CertifiedKey>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), Error> {
+    let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(certified)));
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(rustls::ALL_VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>)
+        .with_client_cert_resolver(Arc::clone(&resolver) as Arc<_>);
+    client.resumption = Resumption::disabled();
+    client.enable_sni = false;
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(rustls::ALL_VERSIONS)?
+        .with_client_cert_verifier(Arc::clone(verifier) as Arc<_>)
+        .with_cert_resolver(resolver as Arc<_>);
+    server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    server.ignore_client_order = true;
+    Ok((Arc::new(client), Arc::new(server)))
+}
+
+fn check_dates(
+    what: &'static str,
+    path: &Path,
+    certificate: &CertificateFacts,
+    now: OffsetDateTime,
+) -> Result<(), CredentialError> {
+    let CertificateFacts { not_before, not_after, .. } = *certificate;
+    if now > not_after {
+        return Err(CredentialError::Expired { what, path: path.to_owned(), not_after });
+    }
+    if now < not_before {
+        return Err(CredentialError::NotYetValid { what, path: path.to_owned(), not_before });
+    }
+    Ok(())
+}
+
+fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    let what = "certificate";
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|error| {
+        CredentialError::NotUsable { what, path: path.to_owned(), detail: format!("malformed PEM: {error}") }
+    })?;
+    if chain.is_empty() { Err(no_pem(what, pem, path)) } else { Ok(chain) }
+}
+
+fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
+    let what = "private key";
+    let not_usable = |detail: String| CredentialError::NotUsable { what, path: path.to_owned(), detail };
+    match PrivateKeyDer::pem_slice_iter(pem).next() {
+        Some(Ok(key)) => Ok(key),
+        Some(Err(error)) => Err(not_usable(format!("malformed PEM: {error}"))),
+        None if pem.windows(21).any(|window| window == b"ENCRYPTED PRIVATE KEY") => {
+            Err(not_usable("it is encrypted, and there is nobody to type a passphrase".to_owned()))
+        }
+        None => Err(no_pem(what, pem, path)),
+    }
+}
+
+fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
+    let path = path.to_owned();
+    // Every certificate and every key is one ASN.1 SEQUENCE (X.690, section 8.9).
+    if bytes.first() == Some(&0x30) {
+        return CredentialError::Der { what, path };
+    }
+    let detail = match bytes {
+        [] => "it is empty".to_owned(),
+        _ => format!("no PEM block with a {what} in it"),
+    };
+    CredentialError::NotUsable { what, path, detail }
+}
+
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+    files: &TlsFiles,
+) -> Result<CertifiedKey, CredentialError> {
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            CredentialError::KeyMismatch { key: files.key.clone(), certificate: files.certificate.clone() }
+        }
+        Error::InvalidCertificate(_) => CredentialError::NotUsable {
+            what: "certificate",
+            path: files.certificate.clone(),
+            detail: format!("not usable: {error}"),
+        },
+        error => CredentialError::NotUsable {
+            what: "private key",
+            path: files.key.clone(),
+            detail: format!("not usable: {error}"),
+        },
+    })
+}
+
+struct Roots {
+    store: RootCertStore,
+    facts: Vec<CertificateFacts>,
+    warnings: Vec<String>,
+}
+
+/// One broken root does not take the others with it; but somebody must hear of it, because it may be the one that half
+/// of the cluster needs.
+fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result<Roots, CredentialError> {
+    let what = "CA";
+    let mut roots = Roots { store: RootCertStore::empty(), facts: Vec::new(), warnings: Vec::new() };
+    let mut first_fault = None;
+    for (i, section) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let root = section.map_err(|error| format!("malformed PEM: {error}")).and_then(|der| {
+            let facts = CertificateFacts::of(&der)?;
+            Ok((der, facts))
+        });
+        let fault = match root {
+            Err(detail) => CredentialError::NotUsable { what, path: path.to_owned(), detail },
+            Ok((der, facts)) => match check_dates(what, path, &facts, now) {
+                Err(fault) => fault,
+                Ok(()) => match roots.store.add(der) {
+                    Ok(()) => {
+                        roots.facts.push(facts);
+                        continue;
+                    }
+                    Err(error) => CredentialError::NotUsable { what, path: path.to_owned(), detail: error.to_string() },
+                },
+            },
+        };
+        roots.warnings.push(format!("root number {} is left out: {fault}", i + 1));
+        first_fault.get_or_insert(fault);
+    }
+    if roots.store.is_empty() {
+        return Err(first_fault.unwrap_or_else(|| no_pem(what, pem, path)));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests;

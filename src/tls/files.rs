@@ -1,0 +1,59 @@
+//! Credentials' files, read as one set.
+//!
+//! Invariant: the three files of a [`FileSet`] stood together on disk at one moment. Kubernetes changes a secret mount
+//! by swapping one symlink (`..data`); whoever reads in between gets one file of the old set and one of the new.
+
+use std::io;
+use std::path::Path;
+
+use crate::core::sidecar::TlsFiles;
+use crate::tls::CredentialError;
+
+/// A secret that a writer changes as often as this is not readable at all.
+const ATTEMPTS: usize = 5;
+/// Far more than any bundle of roots: a mistaken path must not fill the memory.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// The bytes of the three files.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct FileSet {
+    pub(super) certificate: Vec<u8>,
+    pub(super) key: Vec<u8>,
+    pub(super) ca: Vec<u8>,
+}
+
+/// Reads the files until two readings in a row agree.
+pub(super) fn read(files: &TlsFiles) -> Result<FileSet, CredentialError> {
+    let mut last = read_once(files)?;
+    for _ in 0..ATTEMPTS {
+        let again = read_once(files)?;
+        if again == last {
+            return Ok(again);
+        }
+        last = again;
+    }
+    let source = io::Error::other("the files change while they are read");
+    Err(CredentialError::Unreadable { what: "certificate", path: files.certificate.clone(), source })
+}
+
+fn read_once(files: &TlsFiles) -> Result<FileSet, CredentialError> {
+    Ok(FileSet {
+        certificate: read_file("certificate", &files.certificate)?,
+        key: read_file("private key", &files.key)?,
+        ca: read_file("CA", &files.ca)?,
+    })
+}
+
+fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            CredentialError::Missing { what, path: path.to_owned() }
+        }
+        _ => CredentialError::Unreadable { what, path: path.to_owned(), source },
+    };
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > MAX_FILE {
+        return Err(failed(io::Error::other("larger than 4 MiB")));
+    }
+    std::fs::read(path).map_err(failed)
+}

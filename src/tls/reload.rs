@@ -1,0 +1,139 @@
+//! Credentials that follow their files.
+//!
+//! Invariant: what the receivers see was checked as a whole; a fault on disk changes nothing but [`ReloadState`].
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::identity::Allow;
+use crate::core::sidecar::TlsFiles;
+use crate::tls::certificate::timestamp;
+use crate::tls::credentials::{CredentialError, Credentials};
+use crate::tls::files::{self, FileSet};
+
+/// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
+/// files a second costs nothing.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How the reloads went.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ReloadState {
+    /// Times that new files were taken.
+    pub succeeded: u64,
+    /// Times that new files were refused.
+    pub failed: u64,
+    /// What is wrong with the files on disk now, while the last good ones serve.
+    pub fault: Option<String>,
+    /// When the credentials in use were taken.
+    pub loaded_at: Option<String>,
+}
+
+/// Credentials that follow their files.
+pub struct Reloader {
+    files: TlsFiles,
+    allow: Vec<Allow>,
+    in_use: Option<FileSet>,
+    current: watch::Sender<Arc<Credentials>>,
+    state: Arc<Mutex<ReloadState>>,
+}
+
+impl Reloader {
+    /// Loads the files for the first time.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn start(files: TlsFiles, allow: Vec<Allow>) -> Result<Self, CredentialError> {
+        let set = files::read(&files)?;
+        let now = OffsetDateTime::now_utc();
+        let credentials = Arc::new(Credentials::check(&set, &files, &allow, now)?);
+        let state = ReloadState { loaded_at: Some(timestamp(now)), ..ReloadState::default() };
+        log_taken(&credentials, "credentials loaded");
+        let current = watch::Sender::new(credentials);
+        Ok(Self { files, allow, in_use: Some(set), current, state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// Sees every change.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
+        self.current.subscribe()
+    }
+
+    /// How the reloads go.
+    #[must_use]
+    pub fn state(&self) -> Arc<Mutex<ReloadState>> {
+        Arc::clone(&self.state)
+    }
+
+    /// Looks at the files every second until it is stopped.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            // A mount that hangs must hang neither a handshake nor the admin port.
+            let Ok(next) = tokio::task::spawn_blocking(move || {
+                self.look();
+                self
+            })
+            .await
+            else {
+                tracing::error!("reading the credentials failed in an unexpected way; they are not followed any more");
+                return;
+            };
+            self = next;
+        }
+    }
+
+    fn look(&mut self) {
+        let now = OffsetDateTime::now_utc();
+        let checked = files::read(&self.files).and_then(|set| {
+            if self.in_use.as_ref() == Some(&set) {
+                return Ok(None);
+            }
+            Credentials::check(&set, &self.files, &self.allow, now).map(|credentials| Some((set, credentials)))
+        });
+        let Ok(mut state) = self.state.lock() else { return };
+        match checked {
+            Ok(None) => {
+                if state.fault.take().is_some() {
+                    tracing::info!("the credentials on disk are again the ones in use");
+                }
+            }
+            Ok(Some((set, credentials))) => {
+                state.succeeded += 1;
+                state.fault = None;
+                state.loaded_at = Some(timestamp(now));
+                log_taken(&credentials, "credentials reloaded; new connections use them, old ones live on");
+                self.in_use = Some(set);
+                self.current.send_replace(Arc::new(credentials));
+            }
+            Err(fault) => {
+                let fault = fault.to_string();
+                if state.fault.as_ref() != Some(&fault) {
+                    state.failed += 1;
+                    tracing::warn!(%fault, "credentials on disk are not usable; the last good ones stay in use");
+                    state.fault = Some(fault);
+                }
+            }
+        }
+    }
+}
+
+fn log_taken(credentials: &Credentials, message: &str) {
+    for warning in &credentials.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        identity = %credentials.leaf.identity,
+        serial = %credentials.leaf.serial,
+        not_after = %timestamp(credentials.leaf.not_after),
+        roots = credentials.roots.len(),
+        "{message}"
+    );
+}
