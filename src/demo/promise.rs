@@ -42,7 +42,7 @@ impl fmt::Display for Taker {
         match self {
             Self::Mesh(name) => write!(f, "{name}"),
             Self::App => write!(f, "the app, straight"),
-            Self::Agents => write!(f, "the app, by both agents"),
+            Self::Agents => write!(f, "the app, via agents"),
             Self::Nobody(how) => write!(f, "nobody: {how}"),
         }
     }
@@ -74,30 +74,34 @@ impl Route {
 /// What crossed the wire of one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
-    /// The remoting port.
+    /// Remoting between the cluster's pods.
     pub remoting: Tally,
-    /// The management port, which is plain HTTP: the control that the capture would see plaintext.
+    /// Management between them, which is plain HTTP: a control that the capture would see plaintext.
     pub management: Tally,
+    /// The intruders at the remoting port, one of whom spoke plaintext: the other control.
+    pub intruders: Tally,
 }
 
 impl Wire {
     /// Remoting is TLS and nothing else, seen by a capture that sees plaintext where there is some.
     #[must_use]
     pub fn judge(&self) -> Finding {
-        let Self { remoting, management } = self;
+        let Self { remoting, management, intruders } = self;
+        let controls = management.plaintext_packets > 0 && intruders.plaintext_packets > 0;
         Finding {
             promise: "no plaintext on the wire".to_owned(),
-            kept: remoting.plaintext == 0 && remoting.tls_records > 0 && management.plaintext > 0,
-            expected: "TLS records and no plaintext on the remoting port, plaintext on the management port".to_owned(),
+            kept: remoting.plaintext_packets == 0 && remoting.tls_packets > 0 && controls,
+            expected: "remoting in TLS and without plaintext; plaintext of management and of the intruder".to_owned(),
             seen: format!(
-                "remoting: {} packets, {} bytes, {} TLS records, plaintext in {}; management, as the control: {} packets, \
-                 plaintext in {}",
+                "remoting: {} packets, {} bytes, plaintext in {}, TLS records in {} of {} with data; as controls, \
+                 plaintext in {} packets of management and {} of the intruders",
                 remoting.packets,
                 remoting.bytes,
-                remoting.tls_records,
-                remoting.plaintext,
-                management.packets,
-                management.plaintext
+                remoting.plaintext_packets,
+                remoting.tls_packets,
+                remoting.data_packets,
+                management.plaintext_packets,
+                intruders.plaintext_packets
             ),
             quote: None,
         }
@@ -196,11 +200,12 @@ impl Rotation {
     }
 }
 
-/// The first and the last digits of a serial number.
+/// The first and the last digits of a serial number, written with or without colons.
 fn short(serial: &str) -> String {
-    match (serial.get(..6), serial.get(serial.len().saturating_sub(4)..)) {
-        (Some(head), Some(tail)) if serial.len() > 12 => format!("{head}…{tail}"),
-        _ => serial.to_owned(),
+    let digits: String = serial.chars().filter(|c| *c != ':').collect();
+    match (digits.get(..4), digits.get(digits.len().saturating_sub(4)..)) {
+        (Some(head), Some(tail)) if digits.len() > 12 => format!("{head}…{tail}"),
+        _ => digits,
     }
 }
 
@@ -231,19 +236,24 @@ impl Outage {
         let without: Vec<String> = self
             .without
             .iter()
-            .map(|(family, taker, took)| format!("{} {taker}, after {:.1} ms", family.name(), millis(*took)))
+            .map(|(family, taker, took)| {
+                let how = match taker {
+                    Taker::Nobody(how) => how.clone(),
+                    taken => format!("taken by {taken}"),
+                };
+                format!("{} {how} after {:.1} ms", family.name(), millis(*took))
+            })
             .collect();
-        let restart = self
-            .restart
-            .map_or("not ready again".to_owned(), |took| format!("ready again after {:.0} ms", millis(took)));
+        let restart =
+            self.restart.map_or("never ready".to_owned(), |took| format!("ready after {:.0} ms", millis(took)));
         Finding {
             promise: "an agent killed fails closed".to_owned(),
             kept: closed && self.reached_the_app == 0 && self.restart.is_some() && self.after == Taker::Agents,
             expected: "connection refused at once in both families, nothing by another way, all well after a restart"
                 .to_owned(),
             seen: format!(
-                "{}; the other app saw {} connections; {restart}, then {}",
-                without.join("; "),
+                "{}; the other app saw {} connections; started again, {restart}: {}",
+                without.join(", "),
                 self.reached_the_app,
                 self.after
             ),

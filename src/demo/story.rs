@@ -54,8 +54,7 @@ pub fn show(household: &Household, tell: &mut dyn FnMut(Event)) -> Result<Lab, D
     find(&lab, finding);
     let finding = outage(&mut lab)?.judge();
     find(&lab, finding);
-    let wire = Wire { remoting: lab.capture.tally(REMOTING_PORT), management: lab.capture.tally(MANAGEMENT_PORT) };
-    find(&lab, wire.judge());
+    find(&lab, wire(&lab).judge());
     Ok(lab)
 }
 
@@ -172,9 +171,9 @@ fn intrusions(lab: &Lab) -> Result<Vec<Finding>, DemoError> {
     let foreign = lab::leaf(&DevelopmentCa::new("bypassctl demo CA")?, MEMBER)?;
     let (member_id, stranger_id) = (identity(MEMBER), identity(STRANGER));
     let cases: [(&'static str, Family, Option<&IssuedLeaf>, Vec<&str>); 3] = [
-        ("a plaintext intruder", Family::V4, None, vec!["plaintext"]),
-        ("a wrong identity of the same CA", Family::V6, Some(&stranger), vec![&stranger_id, &member_id]),
-        ("the right identity of a foreign CA", Family::V4, Some(&foreign), vec!["UnknownIssuer"]),
+        ("a plaintext intruder", Family::V4, None, vec!["plaintext_refused", "artery"]),
+        ("a wrong identity of the same CA", Family::V6, Some(&stranger), vec!["denied", &stranger_id, &member_id]),
+        ("the right identity of a foreign CA", Family::V4, Some(&foreign), vec!["untrusted"]),
     ];
     let mut findings = Vec::new();
     for (who, family, leaf, must_say) in cases {
@@ -208,17 +207,18 @@ fn rotation(lab: &mut Lab) -> Result<Rotation, DemoError> {
     let flow = Flow::start(Dialler::greet(stream, token).map_err(attempt())?).map_err(attempt())?;
     let received = |lab: &Lab, frames| lab.b.inbox.wait_for(token, PATIENCE, |received| received.frames >= frames);
     received(lab, RUN_UP);
-    let before = serial(lab);
+    let serials = |lab: &Lab| [serial(&lab.a), serial(&lab.b)];
+    let before = serials(lab);
     for member in [&mut lab.a, &mut lab.b] {
         let renewed = lab::leaf(&lab.ca, MEMBER)?;
         let update = member.mount.update(lab.ca.certificate_pem(), &renewed);
         update.map_err(DemoError::io("write the next certificate"))?;
     }
     let deadline = Instant::now() + ROTATION_PATIENCE;
-    let mut after = serial(lab);
-    while after == before && Instant::now() < deadline {
+    let mut after = serials(lab);
+    while (0..2).any(|pod| after[pod] == before[pod]) && Instant::now() < deadline {
         thread::sleep(POLL);
-        after = serial(lab);
+        after = serials(lab);
     }
     let so_far = received(lab, 0).map_or(0, |received| received.frames);
     received(lab, so_far + RUN_UP);
@@ -229,6 +229,7 @@ fn rotation(lab: &mut Lab) -> Result<Rotation, DemoError> {
     let sent = flow.stop().map_err(|error| error.to_string());
     let all = *sent.as_ref().unwrap_or(&u64::MAX);
     let received = lab.b.inbox.wait_for(token, PATIENCE, |received| received.frames >= all || received.closed);
+    let ([_, before], [_, after]) = (before, after);
     Ok(Rotation {
         serials: [before, after],
         serial_of_new,
@@ -260,9 +261,18 @@ fn outage(lab: &mut Lab) -> Result<Outage, DemoError> {
     Ok(Outage { without: without.into(), reached_the_app, restart, after })
 }
 
-/// The serial number of b's certificate, by its agent's admin port.
-fn serial(lab: &Lab) -> Option<String> {
-    let response = agent::admin(&lab.b.pod, "/status").ok()?;
+fn wire(lab: &Lab) -> Wire {
+    let tally = |client: &Pod, port| lab.capture.tally(&Family::BOTH.map(|family| client.address(family)), port);
+    Wire {
+        remoting: tally(&lab.a.pod, REMOTING_PORT),
+        management: tally(&lab.a.pod, MANAGEMENT_PORT),
+        intruders: tally(&lab.outsider, REMOTING_PORT),
+    }
+}
+
+/// The serial number of a pod's certificate, by its agent's admin port.
+fn serial(member: &Member) -> Option<String> {
+    let response = agent::admin(&member.pod, "/status").ok()?;
     let (_, body) = http::parse(&response)?;
     let status: serde_json::Value = serde_json::from_str(body).ok()?;
     Some(status.pointer("/credentials/chain/0/serial")?.as_str()?.to_owned())

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::AddAssign;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,23 +30,38 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const PROTOCOL_TCP: u8 = 6;
 
-/// What was seen of one service port, both directions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What was seen of connections to one service port, both directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Segments with or without payload.
     pub packets: u64,
+    /// Segments with payload.
+    pub data_packets: u64,
     /// Payload bytes of TCP.
     pub bytes: u64,
     /// Segments whose payload begins with a TLS record's header (RFC 8446, 5.1).
-    pub tls_records: u64,
+    pub tls_packets: u64,
     /// Segments in which a plaintext marker stood.
-    pub plaintext: u64,
+    pub plaintext_packets: u64,
 }
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.data_packets += other.data_packets;
+        self.bytes += other.bytes;
+        self.tls_packets += other.tls_packets;
+        self.plaintext_packets += other.plaintext_packets;
+    }
+}
+
+/// Tallies by the client's address and the service port.
+type Tallies = BTreeMap<(IpAddr, u16), Tally>;
 
 /// A running capture.
 #[derive(Debug)]
 pub struct Capture {
-    tallies: Arc<Mutex<BTreeMap<u16, Tally>>>,
+    tallies: Arc<Mutex<Tallies>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,7 +74,7 @@ impl Capture {
     /// `EPERM` without CAP_NET_RAW; `EAFNOSUPPORT` where the kernel has no packet sockets.
     pub fn start(switch: &Netns, port_index: u32, service_ports: Vec<u16>, markers: Vec<Vec<u8>>) -> io::Result<Self> {
         let socket = switch.run(open)??;
-        let tallies = Arc::new(Mutex::new(BTreeMap::new()));
+        let tallies = Arc::new(Mutex::new(Tallies::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new().name("capture".to_owned()).spawn({
             let (tallies, stop) = (Arc::clone(&tallies), Arc::clone(&stop));
@@ -68,22 +84,24 @@ impl Capture {
                     // No frame within the tick, or one lost to a signal.
                     let Some(length) = receive(&socket, &mut frame, port_index) else { continue };
                     let Some(segment) = Segment::parse(&frame[..length]) else { continue };
-                    let Some(port) = segment.service_port(&service_ports) else { continue };
-                    segment.count(
-                        tallies.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default(),
-                        &markers,
-                    );
+                    let Some(connection) = segment.connection(&service_ports) else { continue };
+                    let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
+                    segment.count(tallies.entry(connection).or_default(), &markers);
                 }
             }
         })?;
         Ok(Self { tallies, stop, thread: Some(thread) })
     }
 
-    /// What was seen of a service port so far.
+    /// What was seen so far of connections that a client with one of these addresses made to a service port.
     #[must_use]
-    pub fn tally(&self, service_port: u16) -> Tally {
+    pub fn tally(&self, clients: &[IpAddr], service_port: u16) -> Tally {
         let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.get(&service_port).cloned().unwrap_or_default()
+        let mut sum = Tally::default();
+        for client in clients {
+            sum += tallies.get(&(*client, service_port)).copied().unwrap_or_default();
+        }
+        sum
     }
 }
 
@@ -153,16 +171,19 @@ impl<'a> Segment<'a> {
         Some(Self { from: SocketAddr::new(from, port(0)), to: SocketAddr::new(to, port(2)), payload })
     }
 
-    fn service_port(&self, service_ports: &[u16]) -> Option<u16> {
-        [self.to.port(), self.from.port()].into_iter().find(|port| service_ports.contains(port))
+    /// The client's address and the service port.
+    fn connection(&self, service_ports: &[u16]) -> Option<(IpAddr, u16)> {
+        let ends = [(self.from.ip(), self.to.port()), (self.to.ip(), self.from.port())];
+        ends.into_iter().find(|(_, port)| service_ports.contains(port))
     }
 
     fn count(&self, tally: &mut Tally, markers: &[Vec<u8>]) {
         tally.packets += 1;
+        tally.data_packets += u64::from(!self.payload.is_empty());
         tally.bytes += self.payload.len() as u64;
         // Handshake, alert, change_cipher_spec or application data, of a version 3.x.
-        tally.tls_records += u64::from(matches!(self.payload, [0x14..=0x17, 0x03, ..]));
-        tally.plaintext += u64::from(markers.iter().any(|marker| contains(self.payload, marker)));
+        tally.tls_packets += u64::from(matches!(self.payload, [0x14..=0x17, 0x03, ..]));
+        tally.plaintext_packets += u64::from(markers.iter().any(|marker| contains(self.payload, marker)));
     }
 }
 
@@ -217,7 +238,17 @@ mod tests {
         for frame in [ipv4_frame(b"my secret"), ipv6_frame(&[0x17, 0x03, 0x03, 0, 1, 9]), ipv6_frame(b"")] {
             Segment::parse(&frame).unwrap().count(&mut tally, &markers);
         }
-        assert_eq!(tally, Tally { packets: 3, bytes: 15, tls_records: 1, plaintext: 1 });
+        assert_eq!(tally, Tally { packets: 3, data_packets: 2, bytes: 15, tls_packets: 1, plaintext_packets: 1 });
+    }
+
+    #[test]
+    fn a_connection_is_its_clients_in_both_directions() {
+        let frame = ipv4_frame(b"");
+        let there = Segment::parse(&frame).unwrap();
+        let back = Segment { from: there.to, to: there.from, payload: b"" };
+        let connection = Some((there.from.ip(), 2552));
+        assert_eq!([there.connection(&[2552]), back.connection(&[2552])], [connection, connection]);
+        assert_eq!(there.connection(&[8558]), None);
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
-use crate::core::ruleset::Family;
-use crate::demo::promise::{Finding, Route};
+use crate::demo::promise::{Finding, Route, Taker};
 use crate::demo::story::Event;
 use crate::demo::{HTTP_PORT, MANAGEMENT_PORT, PodDoor, REMOTING_PORT};
 use crate::sandbox::privilege::Privilege;
@@ -129,18 +128,24 @@ impl Screen {
 
     fn routes(&self, routes: &[Route]) -> Table {
         let mut table = self.table();
-        table.set_header(["", "connection", "the mesh alone", "with bypassctl"].map(|name| self.heading(name)));
+        let names = ["", "from → to", "port", "family", "the mesh alone", "with bypassctl"];
+        table.set_header(names.map(|name| self.heading(name)));
         for route in routes {
-            let connection = format!("{}:{} {}", route.path, route.port, route.purpose);
-            let seen = [0, 1].map(|when| by_family(route, when));
-            let colour = if route.expected[0] == route.expected[1] { Color::Yellow } else { Color::Green };
-            let row = [
-                self.verdict(route.kept()),
-                Cell::new(connection),
-                self.cell(&seen[0], Color::Yellow),
-                self.cell(&seen[1], if route.kept() { colour } else { Color::Red }),
-            ];
-            table.add_row(row);
+            let port = format!("{} {}", route.port, route.purpose);
+            // What stays with the mesh, and what gets past it.
+            let good = if route.expected[0] == route.expected[1] { Color::Yellow } else { Color::Green };
+            for (families, takers) in by_family(route) {
+                let [alone, bypassed] = &takers;
+                let colour = |taker, expected, good| if taker == expected { good } else { Color::Red };
+                table.add_row([
+                    self.verdict(takers == route.expected),
+                    Cell::new(&route.path),
+                    Cell::new(&port),
+                    Cell::new(families),
+                    self.cell(&alone.to_string(), colour(alone, &route.expected[0], Color::Yellow)),
+                    self.cell(&bypassed.to_string(), colour(bypassed, &route.expected[1], good)),
+                ]);
+            }
         }
         table
     }
@@ -149,7 +154,7 @@ impl Screen {
         let mut table = self.table();
         table.set_header(["", "promise", "seen"].map(|name| self.heading(name)));
         for finding in &self.findings {
-            let quote = finding.quote.as_ref().map_or(String::new(), |line| format!("\n“{line}”"));
+            let quote = finding.quote.as_ref().map_or(String::new(), |line| format!("\n{}", quotation(line)));
             let seen = format!("{}{quote}", finding.seen);
             table.add_row([self.verdict(finding.kept), Cell::new(&finding.promise), Cell::new(seen)]);
         }
@@ -208,12 +213,59 @@ impl Screen {
     }
 }
 
-/// Who took a route's connections: said once if both families agree.
-fn by_family(route: &Route, when: usize) -> String {
-    let takers: Vec<(Family, String)> =
-        route.seen.iter().map(|(family, takers)| (*family, takers[when].to_string())).collect();
-    match takers.as_slice() {
-        [(_, first), (_, second)] if first == second => format!("{first} (IPv4, IPv6)"),
-        all => all.iter().map(|(family, taker)| format!("{}: {taker}", family.name())).collect::<Vec<_>>().join("\n"),
+/// Who took a route's connections, in one row if both families agree.
+fn by_family(route: &Route) -> Vec<(String, [Taker; 2])> {
+    let rows = route.seen.iter().map(|(family, takers)| (family.name().to_owned(), takers.clone()));
+    match rows.collect::<Vec<_>>().as_slice() {
+        [(first, same), (second, takers)] if same == takers => vec![(format!("{first}, {second}"), same.clone())],
+        rows => rows.to_vec(),
+    }
+}
+
+/// A log line as far as it says who and why: without the module's name, and without what it says twice at its end.
+fn quotation(line: &str) -> String {
+    let line = line.replacen("bypassctl::proxy::connection: ", "", 1);
+    let end = [" bytes_in=", " hint="].into_iter().chain(line.contains(" allowed=").then_some(" detail="));
+    match end.filter_map(|key| line.find(key)).min() {
+        Some(end) => format!("“{} …”", &line[..end]),
+        None => format!("“{line}”"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ruleset::Family;
+
+    fn route(v6: Taker) -> Route {
+        let captured = Taker::Mesh("mesh of a, outbound".to_owned());
+        Route {
+            path: "a → b".to_owned(),
+            port: 2552,
+            purpose: "remoting",
+            expected: [captured.clone(), Taker::Agents],
+            seen: vec![(Family::V4, [captured.clone(), Taker::Agents]), (Family::V6, [captured, v6])],
+        }
+    }
+
+    #[test]
+    fn families_that_agree_share_a_row_and_others_do_not() {
+        assert_eq!(by_family(&route(Taker::Agents))[0].0, "IPv4, IPv6");
+        assert_eq!(by_family(&route(Taker::App)).len(), 2);
+    }
+
+    #[test]
+    fn a_quotation_ends_before_it_repeats_itself() {
+        let line = "WARN bypassctl::proxy::connection: refused identity=x allowed=y detail=\"x, not y\" bytes_in=0";
+        assert_eq!(quotation(line), "“WARN refused identity=x allowed=y …”");
+        assert_eq!(quotation("WARN refused"), "“WARN refused”");
+    }
+
+    #[test]
+    fn a_broken_promise_is_not_everything_as_promised() {
+        let mut screen = Screen::new(Instant::now());
+        assert!(screen.end());
+        screen.show(Event::Routes(vec![route(Taker::App)]));
+        assert!(!screen.end());
     }
 }

@@ -26,26 +26,29 @@ fn a_route_must_go_where_it_has_to_in_both_families_before_and_after() {
 }
 
 fn wire() -> Wire {
-    let remoting = Tally { packets: 90, bytes: 9000, tls_records: 60, plaintext: 0 };
-    Wire { remoting, management: Tally { packets: 12, bytes: 900, tls_records: 0, plaintext: 2 } }
+    let remoting = Tally { packets: 90, data_packets: 61, bytes: 9000, tls_packets: 60, plaintext_packets: 0 };
+    let plain = Tally { packets: 12, data_packets: 4, bytes: 900, tls_packets: 0, plaintext_packets: 2 };
+    Wire { remoting, management: plain, intruders: plain }
 }
 
 #[test]
-fn plaintext_on_the_remoting_port_breaks_the_promise() {
+fn plaintext_of_remoting_breaks_the_promise() {
     assert!(wire().judge().kept);
     let mut leaking = wire();
-    leaking.remoting.plaintext = 1;
+    leaking.remoting.plaintext_packets = 1;
     assert!(!leaking.judge().kept);
 }
 
 #[test]
-fn a_capture_that_saw_neither_tls_nor_the_control_proves_nothing() {
-    let mut blind = wire();
-    blind.management.plaintext = 0;
-    assert!(!blind.judge().kept);
+fn a_capture_that_saw_neither_tls_nor_the_controls_proves_nothing() {
     let mut idle = wire();
     idle.remoting = Tally::default();
-    assert!(!idle.judge().kept);
+    let mut blind = [wire(), wire()];
+    blind[0].management.plaintext_packets = 0;
+    blind[1].intruders.plaintext_packets = 0;
+    for nothing in [idle].into_iter().chain(blind) {
+        assert!(!nothing.judge().kept, "{nothing:?}");
+    }
 }
 
 fn refusal() -> Refusal {
@@ -156,6 +159,6 @@ fn anything_left_breaks_the_promise_of_cleanup() {
 
 #[test]
 fn long_serial_numbers_are_shortened_in_the_middle() {
-    assert_eq!(short("0123456789abcdef0123"), "012345…0123");
+    assert_eq!(short("01:23:45:67:89:ab:cd:ef:01:23"), "0123…0123");
     assert_eq!(short("0a"), "0a");
 }
