@@ -22,6 +22,12 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     if args.cleanup {
         return cleanup();
     }
+    if !netfilter::namespace::loopback_is_up() {
+        return Err(Failure::environment(anyhow!(
+            "the interface lo of this network namespace is down, and redirected connections end on it; nothing was \
+             changed. A container runtime brings it up; here, `ip link set lo up` does"
+        )));
+    }
     // What an earlier run was killed over would stand in the way of this one's proof.
     proof::remove_leftovers().map_err(from_netfilter)?;
     for uid in netfilter::mesh_uids(TABLE).map_err(from_netfilter)? {

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::net::if_::InterfaceFlags;
+
 /// `NET_NS_INIT_INO` (linux/nsfs.h): the inode of the initial network namespace, fixed since Linux 6.17. Before, it was
 /// handed out at boot like any other, so there it tells nothing.
 const INITIAL_NAMESPACE: u64 = 0xEFFF_FFF9;
@@ -30,6 +32,14 @@ pub fn is_host(pod_ip: Option<IpAddr>, host_ip: Option<IpAddr>) -> Option<String
         .filter_map(|interface| interface.name().to_str().ok())
         .find(|name| node_interface(name))
         .map(|name| format!("it has the interface {name}, which only a node has"))
+}
+
+/// Whether loopback is up: without it nothing can be redirected to a local port.
+#[must_use]
+pub fn loopback_is_up() -> bool {
+    nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
+        interfaces.any(|interface| interface.flags.contains(InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_UP))
+    })
 }
 
 fn node_interface(name: &str) -> bool {

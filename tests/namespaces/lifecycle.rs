@@ -8,7 +8,7 @@ use std::time::Duration;
 use bypassctl::core::ruleset::Family;
 
 use crate::support::init::{bypassctl, init, must_init};
-use crate::support::mesh::{ISTIO, ISTIO_LEGACY, MESHES};
+use crate::support::mesh::{ISTIO, ISTIO_LEGACY};
 use crate::support::pod::Pod;
 use crate::support::probe::{Answer, call};
 use crate::support::roles::{APP, REMOTING, agent, app, mesh_proxy, peer};
@@ -77,12 +77,18 @@ fn the_dry_runs_text_makes_the_same_table_as_init() {
 fn applied_twice_is_applied_once() {
     check_all(&Setup::all(), |setup, cells| {
         let (pod, _peer) = setup.build(&[]);
+        // A mesh that came after us may have told its proxy's uid meanwhile: that is a change, and not of our making.
+        must_init(&pod, &[]);
         let once = pod.nft_ruleset();
         must_init(&pod, &[]);
         cells.check(format!("{setup} init again"), &sorted_by_table(&pod.nft_ruleset()), &sorted_by_table(&once));
         must_init(&pod, &["--mode", "bypass"]);
         must_init(&pod, &[]);
-        cells.check(format!("{setup} to bypass and back"), &sorted_by_table(&pod.nft_ruleset()), &sorted_by_table(&once));
+        cells.check(
+            format!("{setup} to bypass and back"),
+            &sorted_by_table(&pod.nft_ruleset()),
+            &sorted_by_table(&once),
+        );
     });
 }
 
@@ -125,7 +131,9 @@ fn everything(pod: &Pod) -> String {
         all.extend(rules);
     }
     for command in ["ip -o link", "ip -o address", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route"] {
-        all += &pod.sh(command);
+        // The kernel makes link-local addresses by itself, and takes a second to find them unique.
+        let listed = pod.sh(command);
+        all.extend(listed.lines().filter(|line| !line.contains("fe80:")).map(|line| format!("{line}\n")));
     }
     all
 }
@@ -150,7 +158,11 @@ fn the_meshs_re_run_and_clean_up_leave_our_rules_alone() {
         let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
         let table = pod.sh(OUR_TABLE);
         for stage in ["re-run", "clean-up", "anew"] {
-            if stage == "clean-up" { mesh.remove_rules(&pod) } else { mesh.load_rules(&pod) }
+            if stage == "clean-up" {
+                mesh.remove_rules(&pod)
+            } else {
+                mesh.load_rules(&pod)
+            }
             cells.check(format!("{setup} table after {stage}"), &pod.sh(OUR_TABLE), &table);
             for family in Family::BOTH {
                 for (from, to, who) in [(&pod, &other, "agent-outbound"), (&other, &pod, "agent-inbound")] {
@@ -162,12 +174,13 @@ fn the_meshs_re_run_and_clean_up_leave_our_rules_alone() {
     });
 }
 
-/// Killed at any moment, `init` leaves the whole table or none, and the next run finds nothing in its way.
+/// Killed at any moment, `init` leaves the whole table or none; what its proof left stands in nobody's way, and goes with
+/// the next run.
 #[test]
 fn killed_at_any_moment_it_leaves_all_or_nothing() {
     let (reference, _peer) = Pod::pair();
     must_init(&reference, &["--no-verify"]);
-    let whole = reference.nft_ruleset();
+    let whole = reference.sh(OUR_TABLE);
     let (pod, _peer) = Pod::pair();
     let before = everything(&pod);
     let (mut none, mut all) = (0, 0);
@@ -180,10 +193,11 @@ fn killed_at_any_moment_it_leaves_all_or_nothing() {
             child.kill().expect("a child of this test");
             child.wait().expect("a child of this test")
         });
-        match pod.nft_ruleset() {
-            left if left.is_empty() => none += 1,
-            left if left == whole => all += 1,
-            left => panic!("killed after {} µs it left\n{left}", 500 * step),
+        if !pod.sh("nft list tables").lines().any(|table| table == "table inet bypassctl") {
+            none += 1;
+        } else {
+            assert_eq!(pod.sh(OUR_TABLE), whole, "killed after {} µs", 500 * step);
+            all += 1;
         }
         if step % 2 == 0 {
             must_init(&pod, &["--cleanup"]);
@@ -219,7 +233,7 @@ fn a_pod_with_one_family_alone_is_proven() {
                 mesh.load(&pod);
             }
             must_init(&pod, &[]);
-            let _listeners = agent_of(&pod, family);
+            let _listeners = agent(&pod);
             let to = other.at(family, REMOTING);
             assert_eq!(call(&pod, APP, to), Answer::from("agent-outbound", to), "{mesh:?}");
         }

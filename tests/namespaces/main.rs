@@ -6,6 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod lifecycle;
 mod matrix;
+mod proof;
+mod refusals;
 mod side_doors;
 mod traffic;

@@ -60,6 +60,32 @@ fn a_mesh_proxy_in_the_pod_cannot_reach_remoting_in_plaintext() {
     });
 }
 
+/// A mesh proxy that borrows an address, Istio's 127.0.0.6 or, where the mesh's rules bring the replies back to it, the
+/// caller's own, is refused all the same.
+#[test]
+fn a_borrowed_source_address_opens_no_side_door() {
+    let setups: Vec<Setup> = Setup::all().into_iter().filter(|setup| setup.mesh.is_some()).collect();
+    check_all(&setups, |setup, cells| {
+        let mesh = setup.mesh.expect("only setups with a mesh");
+        for doors in ["open", "closed"] {
+            let (pod, other) = setup.build(&["--side-doors", doors]);
+            let _app = app_everywhere(&pod);
+            let mut borrowed = vec![IpAddr::from([127, 0, 0, 6])];
+            if mesh.mark.is_some() {
+                borrowed.extend(Family::BOTH.map(|family| other.address(family)));
+            }
+            for source in borrowed {
+                let proxy = Identity { source: Some(source), ..mesh.proxy() };
+                let to = SocketAddr::new(pod.address(Family::of(source)), REMOTING);
+                let reached = matches!(call(&pod, proxy, to), Answer::From { who, .. } if who == "app");
+                let told = known_proxies(*setup).contains(&mesh.proxy());
+                let cell = format!("{setup} {doors} {proxy} from {source} to {to} answered");
+                cells.check(cell, &reached, &(doors == "open" || !told));
+            }
+        }
+    });
+}
+
 /// `--side-doors open` lets the mesh's proxy through, for a migration, and so does bypass mode, in which the app has no
 /// agent to be judged by.
 #[test]

@@ -14,6 +14,7 @@ use bypassctl::sandbox::netns::Netns;
 pub(crate) struct Pod {
     netns: Netns,
     host: u8,
+    families: Vec<Family>,
 }
 
 /// How a command ended.
@@ -47,7 +48,7 @@ impl Pod {
         let netns = Netns::new().unwrap_or_else(|error| {
             panic!("a network namespace cannot be made ({error}): this test needs root, as scripts/test gives it")
         });
-        let pod = Self { netns, host: 0 };
+        let pod = Self { netns, host: 0, families: Vec::new() };
         pod.ip("link set lo up");
         pod
     }
@@ -59,7 +60,8 @@ impl Pod {
 
     /// The same, with addresses of these families alone.
     pub(crate) fn linked(families: &[Family]) -> (Self, Self) {
-        let (pod, peer) = (Self { host: 11, ..Self::alone() }, Self { host: 12, ..Self::alone() });
+        let end = |host| Self { host, families: families.to_vec(), ..Self::alone() };
+        let (pod, peer) = (end(11), end(12));
         let peer_ns = format!("/proc/{}/fd/{}", std::process::id(), peer.netns.file().as_raw_fd());
         pod.ip(&format!("link add eth0 type veth peer name eth0 netns {peer_ns}"));
         for (own, other) in [(&pod, &peer), (&peer, &pod)] {
@@ -75,6 +77,11 @@ impl Pod {
             own.ip(&script);
         }
         (pod, peer)
+    }
+
+    /// The families that `eth0` has an address of.
+    pub(crate) fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// This end's address on `eth0`.

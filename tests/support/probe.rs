@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -59,12 +59,14 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     /// Mark of the socket's packets.
     pub(crate) mark: Option<u32>,
+    /// Source address, the caller's own or, as a transparent proxy's, somebody else's.
+    pub(crate) source: Option<IpAddr>,
 }
 
 impl Identity {
     /// A user id, no mark.
     pub(crate) const fn uid(uid: u32) -> Self {
-        Self { uid, mark: None }
+        Self { uid, mark: None, source: None }
     }
 
     /// Netfilter compares a socket's owner with the file system uid of the thread that made it, and that, unlike the
@@ -78,6 +80,14 @@ impl Identity {
         let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
+        }
+        if let Some(source) = self.source {
+            if source.is_ipv6() {
+                socket.set_ip_transparent_v6(true)?
+            } else {
+                socket.set_ip_transparent_v4(true)?
+            }
+            socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         Ok(socket)
     }

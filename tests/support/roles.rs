@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bypassctl::core::ruleset::Family;
-
 use super::mesh::Mesh;
 use super::pod::Pod;
 use super::probe::{Identity, Listener};
@@ -33,7 +31,7 @@ const AGENT_INBOUND: u16 = 15553;
 impl Mesh {
     /// Its proxy.
     pub(crate) const fn proxy(&self) -> Identity {
-        Identity { uid: self.uid, mark: self.mark }
+        Identity { uid: self.uid, mark: self.mark, source: None }
     }
 }
 
@@ -68,6 +66,6 @@ pub(crate) fn mesh_proxy(pod: &Pod, mesh: Option<Mesh>) -> Vec<Listener> {
 }
 
 fn on_own_addresses(pod: &Pod, name: &str, who: Identity, ports: &[u16]) -> Vec<Listener> {
-    let at = ports.iter().flat_map(|port| Family::BOTH.map(|family| pod.at(family, *port)));
+    let at = ports.iter().flat_map(|port| pod.families().iter().map(|family| pod.at(*family, *port)));
     at.map(|at| Listener::tcp(pod, name, who, at)).collect()
 }

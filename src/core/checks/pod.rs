@@ -56,6 +56,19 @@ pub struct CertificateDates {
     pub not_after: OffsetDateTime,
 }
 
+/// Every check's code.
+pub const CODES: [&str; 9] = [
+    "rules-present",
+    "rules-fit-ports",
+    "rules-effective",
+    "agent-listening",
+    "agent-ready",
+    "certificate-valid",
+    "certificate-renewed",
+    "app-remoting-listening",
+    "app-management-listening",
+];
+
 /// Runs every check of a pod, in an order that leads from cause to effect.
 #[must_use]
 pub fn run(facts: &PodFacts) -> Vec<CheckResult> {

@@ -63,8 +63,11 @@ pub(super) fn exists() -> bool {
     if_nametoindex(NEAR).is_ok()
 }
 
-/// Makes the link, its addresses, routes and rules.
-pub(super) async fn make(handle: &Handle, families: &[Family]) -> Result<(), rtnetlink::Error> {
+/// Makes the link, its addresses, routes and rules; returns the families that it cannot carry, with the reason.
+pub(super) async fn make(
+    handle: &Handle,
+    families: &[Family],
+) -> Result<Vec<(Family, rtnetlink::Error)>, rtnetlink::Error> {
     handle.link().add(LinkVeth::new(NEAR, FAR).build()).execute().await?;
     for name in [NEAR, FAR] {
         let link = LinkUnspec::new_with_name(name).address(HARDWARE_ADDRESS.to_vec()).arp(false).up();
@@ -72,23 +75,31 @@ pub(super) async fn make(handle: &Handle, families: &[Family]) -> Result<(), rtn
     }
     let index = |name| if_nametoindex(name).map_err(|_| rtnetlink::Error::RequestFailed);
     let (near, far) = (index(NEAR)?, index(FAR)?);
+    let mut without = Vec::new();
     for family in families {
-        let (canary, source, destination) = (canary(*family), source(*family), destination(*family));
-        add_address(handle, far, documentation(*family, 4)).await?;
-        add_address(handle, near, documentation(*family, 5)).await?;
-        for (address, device) in [(canary, far), (source, far), (destination, near)] {
-            add_route(handle, address, device, None).await?;
+        // A pod may have IPv6 on lo and none on new links (net.ipv6.conf.default.disable_ipv6).
+        if let Err(error) = address(handle, *family, near, far).await {
+            without.push((*family, error));
         }
-        for (name, table, address, device) in [(NEAR, NEAR_TABLE, source, near), (FAR, FAR_TABLE, destination, far)] {
-            handle.rule().del(rule(*family, name, table)).execute().await.ok();
-            let mut add = handle.rule().add();
-            *add.message_mut() = rule(*family, name, table);
-            match family {
-                Family::V4 => add.v4().execute().await?,
-                Family::V6 => add.v6().execute().await?,
-            }
-            add_route(handle, address, device, Some(table)).await?;
+    }
+    Ok(without)
+}
+
+async fn address(handle: &Handle, family: Family, near: u32, far: u32) -> Result<(), rtnetlink::Error> {
+    let (canary, source, destination) = (canary(family), source(family), destination(family));
+    add_address(handle, far, documentation(family, 4)).await?;
+    add_address(handle, near, documentation(family, 5)).await?;
+    for (address, device) in [(canary, far), (source, far), (destination, near)] {
+        add_route(handle, address, device, None).await?;
+    }
+    for (name, table, address, device) in [(NEAR, NEAR_TABLE, source, near), (FAR, FAR_TABLE, destination, far)] {
+        let mut add = handle.rule().add();
+        *add.message_mut() = rule(family, name, table);
+        match family {
+            Family::V4 => add.v4().execute().await?,
+            Family::V6 => add.v6().execute().await?,
         }
+        add_route(handle, address, device, Some(table)).await?;
     }
     Ok(())
 }

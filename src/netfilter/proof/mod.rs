@@ -130,7 +130,7 @@ pub fn prove(plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, Proof
         Err(ScaffoldError::Netfilter(error)) => return Err(error.into()),
         Err(ScaffoldError::Link(reason)) => return by_read_back(subjects, &reason),
     };
-    let verdicts = probe_all(plan, &subjects);
+    let verdicts = probe_all(plan, &subjects, &scaffold.without);
     let left = scaffold.passed_straight();
     drop(scaffold);
     judge(verdicts, &left?)
@@ -203,7 +203,7 @@ enum Verdict {
     Impossible(Subject, String),
 }
 
-fn probe_all(plan: &RedirectPlan, subjects: &[Subject]) -> Vec<Verdict> {
+fn probe_all(plan: &RedirectPlan, subjects: &[Subject], without: &[(Family, String)]) -> Vec<Verdict> {
     let (listeners, busy) = listeners(plan, subjects);
     let own_uid = nix::unistd::geteuid().as_raw();
     let mut verdicts = Vec::new();
@@ -219,7 +219,9 @@ fn probe_all(plan: &RedirectPlan, subjects: &[Subject]) -> Vec<Verdict> {
                 .find(|(place, _)| *place == place_of(*subject))
                 .map(|(place, why)| format!("{place}: {why}")),
         };
-        if let Some(obstacle) = obstacle {
+        let without = without.iter().find(|(family, _)| *family == subject.family);
+        let unrouted = without.map(|(family, why)| format!("a new link gets no {} here: {why}", family.name()));
+        if let Some(obstacle) = unrouted.or(obstacle) {
             verdicts.push(Verdict::Impossible(*subject, obstacle));
             continue;
         }
@@ -344,6 +346,8 @@ enum ScaffoldError {
 /// The link and the proof's own table, while they stand.
 struct Scaffold {
     counted: Vec<(Family, u16)>,
+    /// Families that the link cannot carry, with the reason.
+    without: Vec<(Family, String)>,
 }
 
 impl Scaffold {
@@ -354,10 +358,10 @@ impl Scaffold {
             .map(|subject| (subject.family, subject.port))
             .collect();
         let made = with_handle(|handle| async move { link::make(&handle, families).await });
-        let scaffold = Self { counted };
-        if let Err(error) = made {
-            return Err(ScaffoldError::Link(format!("this kernel cannot make a temporary veth link: {error}")));
-        }
+        let mut scaffold = Self { counted, without: Vec::new() };
+        let without = made
+            .map_err(|error| ScaffoldError::Link(format!("this kernel cannot make a temporary veth link: {error}")))?;
+        scaffold.without = without.into_iter().map(|(family, error)| (family, error.to_string())).collect();
         netfilter::apply(&scaffold.rules()).map_err(ScaffoldError::Netfilter)?;
         Ok(scaffold)
     }
@@ -426,9 +430,9 @@ const fn full_prefix(family: Family) -> u8 {
 }
 
 /// Runs requests to rtnetlink on a runtime of their own, on this thread and so in its namespace.
-fn with_handle<F>(work: impl FnOnce(rtnetlink::Handle) -> F) -> Result<(), rtnetlink::Error>
+fn with_handle<T, F>(work: impl FnOnce(rtnetlink::Handle) -> F) -> Result<T, rtnetlink::Error>
 where
-    F: Future<Output = Result<(), rtnetlink::Error>>,
+    F: Future<Output = Result<T, rtnetlink::Error>>,
 {
     let failed = |error: std::io::Error| rtnetlink::Error::NamespaceError(error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;

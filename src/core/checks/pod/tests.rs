@@ -45,6 +45,11 @@ fn a_healthy_pod_passes_every_check() {
 }
 
 #[test]
+fn the_list_of_codes_is_complete() {
+    assert_eq!(run(&healthy()).iter().map(|check| check.code).collect::<Vec<_>>(), CODES);
+}
+
+#[test]
 fn every_failure_says_why_it_matters_and_what_to_run_next() {
     let mut facts = healthy();
     facts.rules = Observed::Seen(None);

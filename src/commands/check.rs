@@ -1,0 +1,138 @@
+//! `bypassctl check`: gathers facts, judges them, prints the report.
+
+use std::io::IsTerminal as _;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, TlsArgs};
+use crate::commands::{Failure, Outcome};
+use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
+use crate::core::config::{AgentPorts, ClusterPorts};
+use crate::core::plan::TABLE;
+use crate::core::render::report;
+use crate::core::report::{Observed, Report, Severity};
+use crate::core::sidecar::TlsFiles;
+use crate::netfilter;
+use crate::pod::{admin, listeners};
+use crate::tls::Credentials;
+
+pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
+    match &args.what {
+        CheckCommand::Pod(args) => check_pod(args),
+    }
+}
+
+fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
+    if let Some(unknown) = args.suppress.iter().find(|code| !pod::CODES.contains(&code.as_str())) {
+        let known = pod::CODES.join(", ");
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--suppress {unknown:?}: there is no such check; there are {known}"
+        )));
+    }
+    let facts = gather(args)?;
+    let mut results = pod::run(&facts);
+    results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
+    let result = Report::new(results);
+    match args.output {
+        CheckOutput::Text => {
+            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            print!("{}", report::text(&result, colour));
+        }
+        CheckOutput::Json => println!("{}", serde_json::to_string(&result)?),
+    }
+    let threshold = match args.fail_on {
+        FailOn::Warning => Severity::Warning,
+        FailOn::Error => Severity::Error,
+    };
+    Ok(if result.failed(threshold) { Outcome::NotWell } else { Outcome::Done })
+}
+
+fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
+    let cluster = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
+        .map_err(Failure::usage)?;
+    let agent = &args.agent;
+    let agent_ports =
+        AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port }
+            .checked(&cluster)
+            .map_err(Failure::usage)?;
+    let now = OffsetDateTime::now_utc();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let rules = netfilter::read(TABLE).map(|table| table.map(|table| table.ruleset));
+    Ok(PodFacts {
+        rules: observed(rules),
+        listeners: observed(listeners::listening()),
+        agent: runtime.block_on(ask_agent(agent_ports.admin)),
+        certificates: certificates(&args.tls, now),
+        cluster,
+        agent_ports,
+        now,
+    })
+}
+
+fn observed<T>(seen: Result<T, impl std::fmt::Display>) -> Observed<T> {
+    seen.map_or_else(|error| Observed::Unavailable(error.to_string()), Observed::Seen)
+}
+
+async fn ask_agent(port: u16) -> Observed<AgentFacts> {
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    let answers = async {
+        let (code, reasons) = admin::get(address, "/ready").await?;
+        let (_, status) = admin::get(address, "/status").await?;
+        Ok::<_, admin::AdminError>((code.is_success(), reasons, status))
+    };
+    match answers.await {
+        Ok((ready, reasons, status)) => {
+            let status: Value = serde_json::from_str(&status).unwrap_or_default();
+            Observed::Seen(AgentFacts { ready, reasons, rules_effective: rules_effective(&status) })
+        }
+        Err(error) => Observed::Unavailable(error.to_string()),
+    }
+}
+
+/// What the agent's canaries of both families came to.
+fn rules_effective(status: &Value) -> Option<bool> {
+    let families = status["rules"]["families"].as_object()?;
+    let states: Vec<&str> = families.values().filter_map(|family| family["state"].as_str()).collect();
+    if states.contains(&"missing") {
+        return Some(false);
+    }
+    states.contains(&"present").then_some(true)
+}
+
+fn certificates(args: &TlsArgs, now: OffsetDateTime) -> Observed<Result<CertificateDates, String>> {
+    if args.tls_dir.is_none() && args.tls_cert.is_none() {
+        return Observed::Unavailable("no certificate files are named".to_owned());
+    }
+    let files = TlsFiles::new(
+        args.tls_dir.as_deref(),
+        args.tls_cert.as_deref(),
+        args.tls_key.as_deref(),
+        args.tls_ca.as_deref(),
+    );
+    let loaded = files.map_err(|error| error.to_string()).and_then(|files| {
+        let credentials = Credentials::load(&files, &[], now).map_err(|error| error.to_string())?;
+        let leaf = &credentials.leaf;
+        let identity = format!("{} [{}]", leaf.subject, leaf.subject_alt_names.join(", "));
+        Ok(CertificateDates { identity, not_before: leaf.not_before, not_after: leaf.not_after })
+    });
+    Observed::Seen(loaded)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_family_without_rules_is_enough_to_fail() {
+        let status =
+            |v4: &str, v6: &str| json!({"rules": {"families": {"IPv4": {"state": v4}, "IPv6": {"state": v6}}}});
+        assert_eq!(rules_effective(&status("present", "missing")), Some(false));
+        assert_eq!(rules_effective(&status("present", "no_route")), Some(true));
+        assert_eq!(rules_effective(&status("unknown", "unknown")), None);
+        assert_eq!(rules_effective(&json!({"rules": {"families": {}}})), None);
+    }
+}
