@@ -149,6 +149,10 @@ impl Story {
         release: Sender<()>,
         released: &Receiver<()>,
     ) {
+        if self.privilege == Privilege::UserNamespace {
+            // Without it the commands need root, and all else is well.
+            let _ = privilege::admit_own_user();
+        }
         screen.doors(&lab.doors(), self.privilege);
         let _ = happened.send(Happening::Keeping);
         // Blocked in read(2) until Enter or the end of file, or until the process is over.

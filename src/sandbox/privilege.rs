@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
 
 /// How the privilege was had.
@@ -110,6 +111,15 @@ fn become_root() -> nix::Result<()> {
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
     setgroups(&[])
+}
+
+/// Opens this process's /proc entries, and so the way into its namespaces, to the user that started it: a change of
+/// credentials without an exec after it, also a thread's, closes them (kernel/cred.c, `commit_creds`).
+///
+/// # Errors
+/// None on a kernel that has prctl(2).
+pub fn admit_own_user() -> io::Result<()> {
+    Ok(set_dumpable(true)?)
 }
 
 /// Arguments of newuidmap: id 0 is the user, the ids from 1 are the user's subordinate ones.
