@@ -16,6 +16,9 @@ pub const DEFAULT_MESH_UID: u32 = 1337;
 /// (istio tools/istio-iptables/pkg/constants, `OutboundMark`).
 pub const DEFAULT_MESH_MARK: u32 = 1337;
 
+/// Separate ports and ranges of one list: far more than any node listens on, few enough to apply and read back at once.
+pub const MOST_RANGES: usize = 1024;
+
 /// Why settings that parse one by one do not go together.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -28,6 +31,16 @@ pub enum ConfigError {
         first: &'static str,
         /// The other use.
         second: &'static str,
+    },
+    /// More than a table should hold.
+    #[error(
+        "{option} names {ranges} separate ports and ranges; at most {MOST_RANGES} are possible: write neighbours as a range"
+    )]
+    TooManyRanges {
+        /// The option.
+        option: &'static str,
+        /// How many.
+        ranges: usize,
     },
     /// A uid that the rules cannot exempt without exempting the app.
     #[error(
@@ -72,13 +85,19 @@ impl ClusterPorts {
     /// What was asked for; where a list is empty, the preset's port, else the default.
     ///
     /// # Errors
-    /// If a port is in both lists.
+    /// If a port is in both lists, or a list is too long.
     pub fn new(preset: Option<Preset>, remoting: &[PortRange], management: &[PortRange]) -> Result<Self, ConfigError> {
         let (remoting_default, management_default) =
             preset.map_or((DEFAULT_REMOTING_PORT, DEFAULT_MANAGEMENT_PORT), Preset::ports);
         let remoting = PortSet::new(remoting.iter().copied()).unwrap_or_else(|| PortSet::single(remoting_default));
         let management =
             PortSet::new(management.iter().copied()).unwrap_or_else(|| PortSet::single(management_default));
+        for (option, ports) in [("--remoting-port", &remoting), ("--management-port", &management)] {
+            let ranges = ports.ranges().len();
+            if ranges > MOST_RANGES {
+                return Err(ConfigError::TooManyRanges { option, ranges });
+            }
+        }
         match remoting.first_shared(&management) {
             Some(port) => Err(ConfigError::SharedPort { port, first: "--remoting-port", second: "--management-port" }),
             None => Ok(Self { remoting, management }),

@@ -114,7 +114,7 @@ impl RedirectPlan {
                 let canary =
                     [Match::SocketUid(self.agent_uid), Match::Destination { network: address, prefix_len: full }];
                 let action = Action::Redirect(self.agent.outbound);
-                rules.extend(Rule::per_tcp_port(&own_port, &canary, &action, "the agent's canary comes back to it"));
+                rules.push(Rule::tcp(&own_port, &canary, action, "the agent's canary comes back to it"));
             }
             for family in Family::BOTH {
                 let agent = [Match::SocketUid(self.agent_uid)];
@@ -123,12 +123,11 @@ impl RedirectPlan {
             for local in local_destinations(substitutes) {
                 for family in Family::BOTH.into_iter().filter(|family| local_in_family(&local, *family)) {
                     let action = Action::NullBinding(family);
-                    let matches = [local.clone()];
-                    rules.extend(Rule::per_tcp_port(remoting, &matches, &action, "to this pod itself: straight"));
+                    rules.push(Rule::tcp(remoting, &[local.clone()], action, "to this pod itself: straight"));
                 }
             }
             let action = Action::Redirect(self.agent.outbound);
-            rules.extend(Rule::per_tcp_port(remoting, &[Match::Syn], &action, "new remoting: to the agent"));
+            rules.push(Rule::tcp(remoting, &[Match::Syn], action, "new remoting: to the agent"));
         }
         rules.extend(straight(remoting, self.remoting_remainder()));
         rules.extend(straight(management, "management: straight"));
@@ -140,7 +139,7 @@ impl RedirectPlan {
         let mut rules = Vec::new();
         if self.mode == RedirectMode::Capture {
             let action = Action::Redirect(self.agent.inbound);
-            rules.extend(Rule::per_tcp_port(remoting, &[Match::Syn], &action, "new remoting: to the agent"));
+            rules.push(Rule::tcp(remoting, &[Match::Syn], action, "new remoting: to the agent"));
         }
         rules.extend(straight(remoting, self.remoting_remainder()));
         rules.extend(straight(management, "management: straight"));
@@ -166,7 +165,7 @@ impl RedirectPlan {
             guarded.push(PortSet::single(self.agent.admin));
         }
         let rules = |matches: &[Match], action: &Action, comment: &str| {
-            guarded.iter().flat_map(|ports| Rule::per_tcp_port(ports, matches, action, comment)).collect::<Vec<_>>()
+            guarded.iter().map(|ports| Rule::tcp(ports, matches, action.clone(), comment)).collect::<Vec<_>>()
         };
         let arrived = Match::FromLoopback(false);
         let marked = Match::Mark { value: self.mesh_mark, mask: u32::MAX };
@@ -190,7 +189,8 @@ impl RedirectPlan {
     }
 
     /// A mesh proxy that took a connection by another way (HBONE, its own mTLS) dials the app over loopback, and the app
-    /// would see plaintext that the agent never judged. Aeron's UDP is touched by no mesh and by no agent.
+    /// would see plaintext that the agent never judged; so it would if a connection slipped past the nat rules. Aeron's UDP
+    /// is touched by no mesh and by no agent.
     fn side_door_chains(&self, substitutes: &Substitutes) -> [Chain; 2] {
         let remoting = &self.cluster.remoting;
         let (reset, unreachable) = if substitutes.drop_for_reject {
@@ -200,18 +200,23 @@ impl RedirectPlan {
         };
         let to_loopback = Match::ToLoopback(true);
         let agent = [to_loopback.clone(), Match::SocketUid(self.agent_uid)];
-        let mut output: Vec<Rule> =
-            Rule::per_tcp_port(remoting, &agent, &Action::Accept, "the agent hands over what it has judged").collect();
+        let mut output = vec![Rule::tcp(remoting, &agent, Action::Accept, "the agent hands over what it has judged")];
         for uid in &self.mesh_uids {
             let mesh = [to_loopback.clone(), Match::SocketUid(*uid)];
-            output.extend(Rule::per_tcp_port(remoting, &mesh, &reset, "plaintext from a mesh proxy: refused"));
+            output.push(Rule::tcp(remoting, &mesh, reset.clone(), "plaintext from a mesh proxy: refused"));
         }
         // ztunnel runs as root and is told by its mark alone (istio architecture/ambient/ztunnel-cni-lifecycle.md).
         let mask = if self.mesh_mark <= AMBIENT_MARK_MASK { AMBIENT_MARK_MASK } else { u32::MAX };
         let marked = [to_loopback, Match::Mark { value: self.mesh_mark, mask }];
-        output.extend(Rule::per_tcp_port(remoting, &marked, &reset, "plaintext from a mesh proxy: refused"));
-        output.extend(udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused"));
-        let input = udp(remoting, &unreachable, "Aeron UDP would pass the agent by: refused").collect();
+        output.push(Rule::tcp(remoting, &marked, reset.clone(), "plaintext from a mesh proxy: refused"));
+        output.push(udp(remoting, unreachable.clone(), "Aeron UDP would pass the agent by: refused"));
+        // Nat rules are asked once a connection, and connection tracking believes in one that a neighbour's forged ACK
+        // began (nf_conntrack_tcp_loose). What was redirected has the agent's port by now; a SYN that has not, slipped by.
+        let arriving = [Match::FromLoopback(false), Match::Syn];
+        let input = vec![
+            Rule::tcp(remoting, &arriving, reset, "new remoting that passed the agent by: refused"),
+            udp(remoting, unreachable, "Aeron UDP would pass the agent by: refused"),
+        ];
         let chain = |name: &str, hook, rules| Chain {
             name: name.to_owned(),
             kind: ChainKind::Filter,
@@ -223,17 +228,12 @@ impl RedirectPlan {
     }
 }
 
-fn straight<'a>(ports: &'a PortSet, comment: &'a str) -> impl Iterator<Item = Rule> + 'a {
-    Family::BOTH.into_iter().flat_map(move |family| {
-        Rule::per_tcp_port(ports, &[], &Action::NullBinding(family), comment).collect::<Vec<_>>()
-    })
+fn straight(ports: &PortSet, comment: &str) -> [Rule; 2] {
+    Family::BOTH.map(|family| Rule::tcp(ports, &[], Action::NullBinding(family), comment))
 }
 
-fn udp<'a>(ports: &'a PortSet, action: &'a Action, comment: &'a str) -> impl Iterator<Item = Rule> + 'a {
-    ports
-        .ranges()
-        .iter()
-        .map(move |range| Rule::new([Match::Udp, Match::DestinationPort(*range)], action.clone(), comment))
+fn udp(ports: &PortSet, action: Action, comment: &str) -> Rule {
+    Rule::new([Match::Udp, Match::DestinationPort(ports.clone())], action, comment)
 }
 
 fn local_destinations(substitutes: &Substitutes) -> Vec<Match> {

@@ -45,6 +45,12 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// The ports from `first` to `last`, both included; `None` if that is none, or one is 0.
+    #[must_use]
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first == 0 || last < first { None } else { Some(Self { first, last }) }
+    }
+
     /// A single port.
     #[must_use]
     pub const fn single(port: NonZeroU16) -> Self {
@@ -94,11 +100,7 @@ impl FromStr for PortRange {
             part.parse::<NonZeroU16>().map_err(|_| PortError::NotAPort(part.to_owned()))
         };
         let Some((first, last)) = text.split_once('-') else { return Ok(Self::single(port(text)?)) };
-        let (first, last) = (port(first)?.get(), port(last)?.get());
-        if last < first {
-            return Err(PortError::Backwards(text.trim().to_owned()));
-        }
-        Ok(Self { first, last })
+        Self::new(port(first)?.get(), port(last)?.get()).ok_or_else(|| PortError::Backwards(text.trim().to_owned()))
     }
 }
 

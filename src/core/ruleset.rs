@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::core::ports::{PortRange, PortSet};
+use crate::core::ports::PortSet;
 
 /// An address family that rules can single out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +102,8 @@ pub enum Match {
     Tcp,
     /// UDP.
     Udp,
-    /// The destination port is in the range; needs [`Match::Tcp`] or [`Match::Udp`] before it.
-    DestinationPort(PortRange),
+    /// The destination port is in the set; needs [`Match::Tcp`] or [`Match::Udp`] before it.
+    DestinationPort(PortSet),
     /// SYN without FIN, RST and ACK: the first packet of a connection.
     Syn,
     /// The socket that sends belongs to this user; only on output.
@@ -173,16 +173,10 @@ impl Rule {
         Self { matches: matches.into_iter().collect(), action, comment: comment.into() }
     }
 
-    /// One rule a port range, each with `matches`, TCP and the range.
-    pub fn per_tcp_port<'a>(
-        ports: &'a PortSet,
-        matches: &'a [Match],
-        action: &'a Action,
-        comment: &'a str,
-    ) -> impl Iterator<Item = Self> + 'a {
-        ports.ranges().iter().map(move |range| {
-            let port = [Match::Tcp, Match::DestinationPort(*range)];
-            Self::new(port.into_iter().chain(matches.iter().cloned()), action.clone(), comment)
-        })
+    /// A rule for TCP to these ports.
+    #[must_use]
+    pub fn tcp(ports: &PortSet, matches: &[Match], action: Action, comment: &str) -> Self {
+        let to_port = [Match::Tcp, Match::DestinationPort(ports.clone())];
+        Self::new(to_port.into_iter().chain(matches.iter().cloned()), action, comment)
     }
 }

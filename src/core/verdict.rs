@@ -51,7 +51,7 @@ fn holds(condition: &Match, hook: Hook, packet: &Packet) -> bool {
         Match::Family(family) => Family::of(packet.destination) == *family,
         Match::Tcp => packet.protocol != Protocol::Udp,
         Match::Udp => packet.protocol == Protocol::Udp,
-        Match::DestinationPort(range) => (range.first()..=range.last()).contains(&packet.port),
+        Match::DestinationPort(ports) => ports.contains(packet.port),
         Match::Syn => packet.protocol == Protocol::TcpSyn,
         Match::SocketUid(uid) => packet.uid == Some(*uid),
         Match::FromLoopback(expected) => !outgoing && packet.uid.is_some() == *expected,

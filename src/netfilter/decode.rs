@@ -2,14 +2,16 @@
 //!
 //! Invariant: an expression that is not understood is an error, never passed over.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
-    Bitwise, Cmp, DataAttribute, Expressions, Immediate, Meta, MetaKey, Operator, Payload, Verdict, VerdictAttribute,
+    Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload, Verdict,
+    VerdictAttribute,
 };
 
-use crate::core::ports::PortRange;
+use crate::core::ports::{PortRange, PortSet};
 use crate::core::ruleset::{Action, Family, Match, Rule, Side};
 use crate::netfilter::encode::{NFPROTO_IPV4, NFPROTO_IPV6, TCP, UDP};
 use crate::netfilter::expression::*;
@@ -30,9 +32,9 @@ enum Loaded {
 ///
 /// # Errors
 /// The name of the first expression that no rule of ours has.
-pub(super) fn rule(list: &[Expressions]) -> Result<(Rule, u64), String> {
+pub(super) fn rule(list: &[Expressions], sets: &HashMap<String, PortSet>) -> Result<(Rule, u64), String> {
     let mut decoder =
-        Decoder { loaded: Loaded::Nothing, first_port: None, matches: Vec::new(), action: None, packets: 0 };
+        Decoder { loaded: Loaded::Nothing, first_port: None, sets, matches: Vec::new(), action: None, packets: 0 };
     for expression in list {
         decoder.step(expression).ok_or_else(|| name(expression))?;
     }
@@ -51,15 +53,16 @@ pub(super) fn rule(list: &[Expressions]) -> Result<(Rule, u64), String> {
     Ok((Rule { matches, action, comment: String::new() }, decoder.packets))
 }
 
-struct Decoder {
+struct Decoder<'a> {
     loaded: Loaded,
     first_port: Option<u16>,
+    sets: &'a HashMap<String, PortSet>,
     matches: Vec<Match>,
     action: Option<Action>,
     packets: u64,
 }
 
-impl Decoder {
+impl Decoder<'_> {
     fn step(&mut self, expression: &Expressions) -> Option<()> {
         match expression {
             Expressions::Meta(attributes) => self.meta(attributes),
@@ -67,6 +70,7 @@ impl Decoder {
             Expressions::Bitwise(attributes) => self.bitwise(attributes),
             Expressions::Cmp(attributes) => self.compare(attributes),
             Expressions::Immediate(attributes) => self.immediate(attributes),
+            Expressions::Lookup(attributes) => self.lookup(attributes),
             Expressions::Other { expression_type, attributes } => self.other(expression_type, attributes),
             _ => None,
         }
@@ -148,6 +152,12 @@ impl Decoder {
             }
             _ => return None,
         }
+        Some(())
+    }
+
+    fn lookup(&mut self, attributes: &[Lookup]) -> Option<()> {
+        let Loaded::DestinationPort = self.loaded else { return None };
+        self.matches.push(Match::DestinationPort(self.sets.get(set_name(attributes)?)?.clone()));
         Some(())
     }
 
@@ -272,8 +282,13 @@ fn network(family: Family, bytes: &[u8]) -> Option<IpAddr> {
     })
 }
 
-fn port_range(first: u16, last: u16) -> Option<PortRange> {
-    format!("{first}-{last}").parse().ok()
+fn port_range(first: u16, last: u16) -> Option<PortSet> {
+    PortSet::new([PortRange::new(first, last)?])
+}
+
+/// The set that a lookup asks.
+pub(super) fn set_name(attributes: &[Lookup]) -> Option<&str> {
+    attributes.iter().find_map(|attribute| if let Lookup::Set(name) = attribute { Some(name.as_str()) } else { None })
 }
 
 fn name(expression: &Expressions) -> String {

@@ -2,6 +2,7 @@
 
 use netlink_packet_netfilter::nftables::{Expressions, MetaKey, Operator, Register};
 
+use crate::core::ports::PortSet;
 use crate::core::ruleset::{Action, Family, Match, Rule, Side};
 use crate::netfilter::expression::*;
 
@@ -14,26 +15,39 @@ pub(super) const UDP: u8 = 17;
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 
-/// The rule's expressions, matches first, a counter before the action.
-pub(super) fn expressions(rule: &Rule) -> Vec<Expressions> {
+/// The name that the kernel completes for a set without a name of its own.
+pub(super) const ANONYMOUS_SET: &str = "__set%d";
+
+/// The ports that a rule looks up in a set, where one comparison does not do.
+pub(super) fn port_set(rule: &Rule) -> Option<&PortSet> {
+    rule.matches.iter().find_map(|condition| match condition {
+        Match::DestinationPort(ports) if ports.ranges().len() > 1 => Some(ports),
+        _ => None,
+    })
+}
+
+/// The rule's expressions, matches first, a counter before the action. `set` is the transaction's id of its
+/// [`port_set`], if it has one.
+pub(super) fn expressions(rule: &Rule, set: u32) -> Vec<Expressions> {
     let mut list = Vec::new();
     if let Action::NullBinding(family) = rule.action {
-        list.extend(match_expressions(&Match::Family(family)));
+        list.extend(match_expressions(&Match::Family(family), set));
     }
-    list.extend(rule.matches.iter().flat_map(match_expressions));
+    list.extend(rule.matches.iter().flat_map(|condition| match_expressions(condition, set)));
     list.push(other("counter", &[]));
     list.extend(action_expressions(&rule.action));
     list
 }
 
-fn match_expressions(condition: &Match) -> Vec<Expressions> {
+fn match_expressions(condition: &Match, set: u32) -> Vec<Expressions> {
     match condition {
         Match::Family(family) => vec![meta(MetaKey::Nfproto), equals(&[nfproto(*family)])],
         Match::Tcp => vec![meta(MetaKey::L4Proto), equals(&[TCP])],
         Match::Udp => vec![meta(MetaKey::L4Proto), equals(&[UDP])],
-        Match::DestinationPort(range) => {
-            let (first, last) = (range.first().to_be_bytes(), range.last().to_be_bytes());
+        Match::DestinationPort(ports) => {
             let load = payload(TRANSPORT_HEADER, DESTINATION_PORT, 2);
+            let [range] = ports.ranges() else { return vec![load, lookup(ANONYMOUS_SET, set)] };
+            let (first, last) = (range.first().to_be_bytes(), range.last().to_be_bytes());
             if first == last {
                 vec![load, equals(&first)]
             } else {

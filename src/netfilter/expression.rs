@@ -4,7 +4,7 @@
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, Nla as _};
 use netlink_packet_netfilter::nftables::{
-    Bitwise, Cmp, DataAttribute, Expressions, Immediate, Meta, MetaKey, Operator, Payload, Register, Verdict,
+    Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict,
     VerdictAttribute,
 };
 
@@ -91,6 +91,10 @@ pub(super) fn and(mask: &[u8]) -> Expressions {
         Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
         Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
     ])
+}
+
+pub(super) fn lookup(set: &str, id: u32) -> Expressions {
+    Expressions::Lookup(vec![Lookup::SourceRegister(VALUE), Lookup::Set(set.to_owned()), Lookup::SetId(id)])
 }
 
 pub(super) fn load(value: &[u8]) -> Expressions {

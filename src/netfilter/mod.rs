@@ -8,6 +8,7 @@ mod encode;
 mod expression;
 pub mod namespace;
 pub mod proof;
+mod set;
 mod socket;
 mod table;
 

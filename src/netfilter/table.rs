@@ -16,7 +16,7 @@ use crate::core::render::nft;
 use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset};
 use crate::netfilter::expression::attribute;
 use crate::netfilter::socket::{NetfilterSocket, Step, TransactionError};
-use crate::netfilter::{NetfilterError, decode, encode};
+use crate::netfilter::{NetfilterError, decode, encode, set};
 
 /// `NF_ACCEPT` as a chain's policy.
 const POLICY_ACCEPT: u32 = 1;
@@ -40,6 +40,7 @@ pub fn apply(ruleset: &Ruleset) -> Result<(), NetfilterError> {
     let mut steps = Vec::new();
     let mut names: Vec<(String, Option<&Rule>)> = Vec::new();
     let table = |verb: &str| format!("`{verb} table inet {}`", ruleset.table);
+    let mut set_id = 0;
     let mut push = |step: Step, name: String, rule| {
         steps.push(step);
         names.push((name, rule));
@@ -51,7 +52,13 @@ pub fn apply(ruleset: &Ruleset) -> Result<(), NetfilterError> {
         push(new_chain(&ruleset.table, chain), format!("chain {}", chain.name), None);
         for rule in &chain.rules {
             let name = format!("in chain {} the rule `{}`", chain.name, nft::render_rule(rule));
-            push(new_rule(&ruleset.table, &chain.name, rule), name, Some(rule));
+            set_id += 1;
+            for step in
+                encode::port_set(rule).map(|ports| set::new_set(&ruleset.table, set_id, ports)).into_iter().flatten()
+            {
+                push(step, format!("the set of ports of {name}"), None);
+            }
+            push(new_rule(&ruleset.table, &chain.name, rule, set_id), name, Some(rule));
         }
     }
     transact(steps, &names)
@@ -86,27 +93,28 @@ pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
         return Ok(None);
     }
     let filter = RuleMessage { attributes: vec![RuleAttribute::Table(table.to_owned())] };
-    let mut rules: HashMap<String, Vec<(Rule, u64)>> = HashMap::new();
-    for (_, message) in dump(&socket, inet, NfTablesMessage::GetRule(filter))? {
-        let NfTablesMessage::NewRule(message) = message else { continue };
-        let view = RuleView::of(&message);
-        if view.table != table {
-            continue;
-        }
-        let chain = rules.entry(view.chain.to_owned()).or_default();
-        let (mut rule, packets) = decode::rule(&view.expressions).map_err(|expression| NetfilterError::Foreign {
-            table: table.to_owned(),
-            chain: view.chain.to_owned(),
-            number: chain.len() + 1,
-            expression,
-        })?;
+    let messages = dump(&socket, inet, NfTablesMessage::GetRule(filter))?;
+    let views: Vec<RuleView> = messages.iter().filter_map(|(_, message)| RuleView::of(message)).collect();
+    let lists: Vec<_> = views.iter().map(|view| view.expressions.clone()).collect();
+    let sets = set::read(&socket, table, &lists)?;
+    let mut rules: HashMap<&str, Vec<(Rule, u64)>> = HashMap::new();
+    for view in views.into_iter().filter(|view| view.table == table) {
+        let chain = rules.entry(view.chain).or_default();
+        let (mut rule, packets) =
+            decode::rule(&view.expressions, &sets).map_err(|expression| NetfilterError::Foreign {
+                table: table.to_owned(),
+                chain: view.chain.to_owned(),
+                number: chain.len() + 1,
+                expression,
+            })?;
         rule.comment = view.comment;
         chain.push((rule, packets));
     }
     let mut chains = Vec::new();
     let mut packets = Vec::new();
     for mut chain in base_chains {
-        let (found, counts): (Vec<_>, Vec<_>) = rules.remove(&chain.name).unwrap_or_default().into_iter().unzip();
+        let (found, counts): (Vec<_>, Vec<_>) =
+            rules.remove(chain.name.as_str()).unwrap_or_default().into_iter().unzip();
         chain.rules = found;
         chains.push(chain);
         packets.push(counts);
@@ -124,8 +132,7 @@ pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
     let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
     let mut uids = BTreeSet::new();
     for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
-        let NfTablesMessage::NewRule(message) = message else { continue };
-        let view = RuleView::of(&message);
+        let Some(view) = RuleView::of(&message) else { continue };
         if view.table != own_table {
             uids.extend(owner_uids(&view.expressions));
         }
@@ -222,7 +229,7 @@ fn open() -> Result<NetfilterSocket, NetfilterError> {
     })
 }
 
-fn dump(
+pub(super) fn dump(
     socket: &NetfilterSocket,
     family: NetfilterProtoFamily,
     request: NfTablesMessage,
@@ -271,8 +278,8 @@ const fn kind_name(kind: ChainKind) -> &'static str {
     }
 }
 
-fn new_rule(table: &str, chain: &str, rule: &Rule) -> Step {
-    let expressions = encode::expressions(rule).into_iter().map(ListAttribute::from).collect();
+fn new_rule(table: &str, chain: &str, rule: &Rule, set: u32) -> Step {
+    let expressions = encode::expressions(rule, set).into_iter().map(ListAttribute::from).collect();
     let text = rule.comment.as_bytes();
     let length = u8::try_from(text.len() + 1).expect("comments are at most 127 bytes");
     let comment = [&[COMMENT, length], text, &[0]].concat();
@@ -285,7 +292,7 @@ fn new_rule(table: &str, chain: &str, rule: &Rule) -> Step {
     step(NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
 }
 
-const fn step(message: NfTablesMessage, flags: u16) -> Step {
+pub(super) const fn step(message: NfTablesMessage, flags: u16) -> Step {
     Step { family: NetfilterProtoFamily::Inet, message, flags }
 }
 
@@ -333,7 +340,8 @@ struct RuleView<'a> {
 }
 
 impl<'a> RuleView<'a> {
-    fn of(message: &'a RuleMessage) -> Self {
+    fn of(message: &'a NfTablesMessage) -> Option<Self> {
+        let NfTablesMessage::NewRule(message) = message else { return None };
         let mut view = Self { table: "", chain: "", expressions: Vec::new(), comment: String::new() };
         for attribute in &message.attributes {
             match attribute {
@@ -344,7 +352,7 @@ impl<'a> RuleView<'a> {
                 _ => {}
             }
         }
-        view
+        Some(view)
     }
 }
 

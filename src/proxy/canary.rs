@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,10 +129,11 @@ impl Canary {
 
     async fn call(&self, family: Family, token: &Token) -> io::Result<TcpStream> {
         let address = CANARY.into_iter().find(|address| Family::of(*address) == family);
-        let address = SocketAddr::new(address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), self.port);
-        let mut call = match connect(address, None).await {
-            // A pod without a default route still has loopback, and the rules do not ask for the interface.
-            Err(error) if is_no_route(&error) => connect(address, Some(b"lo")).await.map_err(|_| error)?,
+        let address = SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), self.port);
+        let mut call = match TcpStream::connect(address).await {
+            Err(error) if is_no_route(&error) && family == Family::V4 => {
+                connect_by_loopback(address).await.map_err(|_| error)?
+            }
             other => other?,
         };
         call.write_all(token).await?;
@@ -140,11 +141,12 @@ impl Canary {
     }
 }
 
-async fn connect(address: SocketAddr, device: Option<&[u8]>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(device) = device {
-        socket.bind_device(Some(device))?;
-    }
+/// A pod without a default route still has loopback, and the rules do not ask for the interface. For a socket bound to a
+/// device Linux assumes that everything is on link (`ip_route_output_key_hash_rcu`); for IPv6 it does not.
+async fn connect_by_loopback(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind_device(Some(b"lo"))?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
     socket.connect(address).await
 }
 

@@ -78,6 +78,8 @@ pub(super) async fn watch(sidecar: Arc<Sidecar>) {
     let mut before = None;
     let mut reminded: Option<std::time::Instant> = None;
     loop {
+        // First of all, so that the canary has had its first answer.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let now = OffsetDateTime::now_utc();
         let readiness = sidecar.readiness(now);
         if before.as_ref() != Some(&readiness.reasons) {
@@ -93,6 +95,5 @@ pub(super) async fn watch(sidecar: Arc<Sidecar>) {
             tracing::warn!(until, "permissive mode has outlived its day: go on to --mode strict");
             reminded = Some(std::time::Instant::now());
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -101,7 +101,7 @@ pub enum CredentialError {
         /// The roots' file.
         ca: PathBuf,
         /// webpki's reason.
-        source: Error,
+        source: Box<Error>,
     },
 }
 
@@ -166,7 +166,7 @@ impl Credentials {
             certificate: files.certificate.clone(),
             issuer: leaf.issuer.clone(),
             ca: files.ca.clone(),
-            source,
+            source: Box::new(source),
         })?;
         let (client, server) =
             configurations(&Arc::new(verifier), &Arc::new(certified), &provider).map_err(|error| {

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use bypassctl::core::ruleset::Family;
 
+use crate::support::forge::silent_ack;
 use crate::support::mesh::Mesh;
 use crate::support::pod::Pod;
 use crate::support::probe::{Answer, Identity, Listener, ask, call};
-use crate::support::roles::{AGENT, APP, APP_PORTS, CONTROL, LOOPBACKS, MANAGEMENT, MESH, REMOTING, ROOT, app};
+use crate::support::roles::{AGENT, APP, APP_PORTS, CONTROL, LOOPBACKS, MANAGEMENT, MESH, REMOTING, ROOT, agent, app};
 use crate::support::setup::{Order, Setup, check_all};
 
 /// An app that listens on loopback too, as one does that binds 0.0.0.0.
@@ -75,12 +76,33 @@ fn a_borrowed_source_address_opens_no_side_door() {
                 borrowed.extend(Family::BOTH.map(|family| other.address(family)));
             }
             for source in borrowed {
-                let proxy = Identity { source: Some(source), ..mesh.proxy() };
+                let proxy = Identity { source: Some(SocketAddr::new(source, 0)), ..mesh.proxy() };
                 let to = SocketAddr::new(pod.address(Family::of(source)), REMOTING);
                 let reached = matches!(call(&pod, proxy, to), Answer::From { who, .. } if who == "app");
                 let told = known_proxies(*setup).contains(&mesh.proxy());
                 let cell = format!("{setup} {doors} {proxy} from {source} to {to} answered");
                 cells.check(cell, &reached, &(doors == "open" || !told));
+            }
+        }
+    });
+}
+
+/// A neighbour that forges half a connection, so that the rules take the rest for one older than themselves, does not
+/// reach the app in plaintext.
+#[test]
+fn a_forged_half_connection_opens_no_side_door() {
+    const PORT: u16 = 40000;
+    check_all(&Setup::all(), |setup, cells| {
+        for doors in ["open", "closed"] {
+            let (pod, other) = setup.build(&["--side-doors", doors]);
+            let _listeners = [app(&pod), agent(&pod)];
+            for family in Family::BOTH {
+                let (from, to) = (other.at(family, PORT), pod.at(family, REMOTING));
+                silent_ack(&other, from, to).expect("a raw socket");
+                let answer = call(&other, Identity { source: Some(from), ..APP }, to);
+                let cell = format!("{setup} {doors} {} {answer} in plaintext", family.name());
+                let reached = matches!(answer, Answer::From { who, .. } if who == "app");
+                cells.check(cell, &reached, &(doors == "open"));
             }
         }
     });

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     /// Mark of the socket's packets.
     pub(crate) mark: Option<u32>,
-    /// Source address, the caller's own or, as a transparent proxy's, somebody else's.
-    pub(crate) source: Option<IpAddr>,
+    /// Source address, the caller's own or, as a transparent proxy's, somebody else's; port 0 is any.
+    pub(crate) source: Option<SocketAddr>,
 }
 
 impl Identity {
@@ -87,7 +87,7 @@ impl Identity {
             } else {
                 socket.set_ip_transparent_v4(true)?
             }
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.bind(&source.into())?;
         }
         Ok(socket)
     }

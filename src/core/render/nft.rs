@@ -59,7 +59,12 @@ pub fn render_rule(rule: &Rule) -> String {
                 l4proto = "udp";
                 words.push("meta l4proto udp".to_owned());
             }
-            Match::DestinationPort(range) => words.push(format!("{l4proto} dport {range}")),
+            Match::DestinationPort(ports) => {
+                let ranges: Vec<String> = ports.ranges().iter().map(ToString::to_string).collect();
+                let list = ranges.join(", ");
+                let list = if ranges.len() == 1 { list } else { format!("{{ {list} }}") };
+                words.push(format!("{l4proto} dport {list}"));
+            }
             Match::Syn => words.push("tcp flags & (fin | syn | rst | ack) == syn".to_owned()),
             Match::SocketUid(uid) => words.push(format!("meta skuid {uid}")),
             Match::FromLoopback(yes) => words.push(format!("iifname {}\"lo\"", negation(*yes))),

@@ -6,29 +6,27 @@
 
 mod dial;
 mod link;
+mod scaffold;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use self::dial::{Arrival, Listener, Probe, Token};
+use self::scaffold::{Scaffold, ScaffoldError};
 use crate::core::config::RedirectMode;
 use crate::core::plan::{RedirectPlan, TABLE};
 use crate::core::ports::PortSet;
-use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset, Side};
+use crate::core::ruleset::{Family, Ruleset};
 use crate::netfilter::{self, NetfilterError, table};
 
-/// The table that stands while probes are under way.
-const PROOF_TABLE: &str = "bypassctl-proof";
 /// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
 const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
 /// How long a probe may take. Nothing but this kernel is between its ends, but the kernel may be busy, and then a pod
 /// must not fail: only a probe that arrives nowhere waits this long.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// `NF_IP_PRI_RAW`: before conntrack.
-const RAW_PRIORITY: i32 = -300;
-/// After every NAT of output (`NF_IP_PRI_NAT_SRC` and later), so that the destination is final.
-const LAST_PRIORITY: i32 = 300;
+/// Ports of one list that are probed, a family and a direction.
+const MOST_SAMPLES: usize = 8;
 
 /// One thing that was proven, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,11 +108,20 @@ pub enum ProofError {
     NotAsWritten(String),
     /// Connections ended elsewhere.
     #[error("the rules stand but something in this pod beats them:\n  {}\nRun `nft list ruleset` in the pod to see \
-             what else is there", .0.join("\n  "))]
+             what else is there", shortened(.0))]
     Ineffective(Vec<String>),
     /// Rules could not be read, or the proof's own not applied.
     #[error("the proof could not be carried out")]
     Netfilter(#[from] NetfilterError),
+}
+
+fn shortened(failures: &[String]) -> String {
+    const MOST: usize = 8;
+    let mut lines = failures[..failures.len().min(MOST)].to_vec();
+    if failures.len() > MOST {
+        lines.push(format!("and {} more", failures.len() - MOST));
+    }
+    lines.join("\n  ")
 }
 
 /// Proves that `ruleset`, which is applied, does what `plan` is for.
@@ -143,7 +150,7 @@ pub fn prove(plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, Proof
 pub fn remove_leftovers() -> Result<(), NetfilterError> {
     if link::exists() {
         tracing::warn!("removing what an earlier, killed run left of its proof");
-        remove_scaffold()?;
+        scaffold::remove()?;
     }
     Ok(())
 }
@@ -169,7 +176,7 @@ fn subjects(plan: &RedirectPlan, families: &[Family]) -> Vec<Subject> {
         for (ports, out, into) in
             [(&plan.cluster.remoting, out, into), (&plan.cluster.management, Expected::Straight, Expected::Straight)]
         {
-            for port in ends(ports) {
+            for port in samples(ports) {
                 subjects.push(Subject { family, direction: Direction::Outbound, port, expected: out });
                 subjects.push(Subject { family, direction: Direction::Inbound, port, expected: into });
             }
@@ -178,11 +185,14 @@ fn subjects(plan: &RedirectPlan, families: &[Family]) -> Vec<Subject> {
     subjects
 }
 
-/// Both ends of every range: one rule decides for all that lie between.
-fn ends(ports: &PortSet) -> Vec<u16> {
+/// Both ends of every range, and of a long list every so many-th: one rule decides for all ports of a list.
+fn samples(ports: &PortSet) -> Vec<u16> {
     let mut ends: Vec<u16> = ports.ranges().iter().flat_map(|range| [range.first(), range.last()]).collect();
     ends.dedup();
-    ends
+    let last = ends.len() - 1;
+    let mut samples: Vec<u16> = (0..MOST_SAMPLES).map(|i| ends[i * last / (MOST_SAMPLES - 1)]).collect();
+    samples.dedup();
+    samples
 }
 
 fn by_read_back(subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
@@ -335,112 +345,4 @@ fn failure(subject: Subject, arrival: Option<&Arrival>, left: &[(Family, u16)]) 
 fn describe(arrival: &Arrival) -> String {
     let original = arrival.original.map(|address| format!(", redirected from {address}")).unwrap_or_default();
     format!("{} got it{original}", arrival.label)
-}
-
-enum ScaffoldError {
-    Netfilter(NetfilterError),
-    /// The kernel cannot make the link, for this reason.
-    Link(String),
-}
-
-/// The link and the proof's own table, while they stand.
-struct Scaffold {
-    counted: Vec<(Family, u16)>,
-    /// Families that the link cannot carry, with the reason.
-    without: Vec<(Family, String)>,
-}
-
-impl Scaffold {
-    fn build(families: &[Family], subjects: &[Subject]) -> Result<Self, ScaffoldError> {
-        let counted: Vec<(Family, u16)> = subjects
-            .iter()
-            .filter(|subject| (subject.direction, subject.expected) == (Direction::Outbound, Expected::Straight))
-            .map(|subject| (subject.family, subject.port))
-            .collect();
-        let made = with_handle(|handle| async move { link::make(&handle, families).await });
-        let mut scaffold = Self { counted, without: Vec::new() };
-        let without = made
-            .map_err(|error| ScaffoldError::Link(format!("this kernel cannot make a temporary veth link: {error}")))?;
-        scaffold.without = without.into_iter().map(|(family, error)| (family, error.to_string())).collect();
-        netfilter::apply(&scaffold.rules()).map_err(ScaffoldError::Netfilter)?;
-        Ok(scaffold)
-    }
-
-    fn rules(&self) -> Ruleset {
-        let near = |side| Match::Interface(side, link::NEAR.to_owned());
-        let untracked = |name: &str, hook, side| Chain {
-            name: name.to_owned(),
-            kind: ChainKind::Filter,
-            hook,
-            priority: RAW_PRIORITY,
-            rules: vec![Rule::new([near(side)], Action::NoTrack, "the far end must meet it anew")],
-        };
-        let mut leaving: Vec<Rule> = Vec::new();
-        for (family, port) in &self.counted {
-            let canary = [
-                Match::ToLoopback(false),
-                Match::Destination { network: link::canary(*family), prefix_len: full_prefix(*family) },
-            ];
-            leaving.extend(Rule::per_tcp_port(&PortSet::single(*port), &canary, &Action::Drop, "left as it was made"));
-        }
-        let counting = Chain {
-            name: "leaving".to_owned(),
-            kind: ChainKind::Filter,
-            hook: Hook::Postrouting,
-            priority: LAST_PRIORITY,
-            rules: leaving,
-        };
-        let chains = vec![
-            untracked("near_out", Hook::Output, Side::Out),
-            untracked("near_in", Hook::Prerouting, Side::In),
-            counting,
-        ];
-        Ruleset { table: PROOF_TABLE.to_owned(), chains }
-    }
-
-    /// Which outgoing probes left the pod's stack with their destination unchanged.
-    fn passed_straight(&self) -> Result<Vec<(Family, u16)>, NetfilterError> {
-        let packets = netfilter::read(PROOF_TABLE)?.and_then(|table| table.packets.last().cloned()).unwrap_or_default();
-        let seen = self.counted.iter().zip(packets).filter(|(_, packets)| *packets > 0);
-        Ok(seen.map(|(subject, _)| *subject).collect())
-    }
-}
-
-impl Drop for Scaffold {
-    fn drop(&mut self) {
-        if let Err(error) = remove_scaffold() {
-            tracing::error!("the proof's traces could not be removed ({error}); `bypassctl init --cleanup` does it");
-        }
-    }
-}
-
-fn remove_scaffold() -> Result<(), NetfilterError> {
-    netfilter::delete(PROOF_TABLE)?;
-    with_handle(|handle| async move { link::remove(&handle).await }).map_err(|error| NetfilterError::Socket {
-        attempted: "removing the temporary link",
-        source: std::io::Error::other(error),
-    })
-}
-
-const fn full_prefix(family: Family) -> u8 {
-    match family {
-        Family::V4 => 32,
-        Family::V6 => 128,
-    }
-}
-
-/// Runs requests to rtnetlink on a runtime of their own, on this thread and so in its namespace.
-fn with_handle<T, F>(work: impl FnOnce(rtnetlink::Handle) -> F) -> Result<T, rtnetlink::Error>
-where
-    F: Future<Output = Result<T, rtnetlink::Error>>,
-{
-    let failed = |error: std::io::Error| rtnetlink::Error::NamespaceError(error.to_string());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
-        let driver = tokio::spawn(connection);
-        let result = work(handle).await;
-        driver.abort();
-        result
-    })
 }

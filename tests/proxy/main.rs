@@ -1,0 +1,9 @@
+//! The real executable, as outbound and inbound sidecar on loopback, with fixed targets instead of rules.
+
+mod admin;
+mod harness;
+mod lifecycle;
+mod permissive;
+mod refusals;
+mod startup;
+mod traffic;
