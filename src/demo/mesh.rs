@@ -27,8 +27,8 @@ pub(super) fn ruleset() -> Ruleset {
     let inbound = OWN_PORTS
         .into_iter()
         .map(|port| {
-            let own = PortSet::single(port).ranges()[0];
-            Rule::new([Match::Tcp, Match::DestinationPort(own)], Action::Accept, "the mesh's own port")
+            let own = Match::DestinationPort(PortSet::single(port));
+            Rule::new([Match::Tcp, own], Action::Accept, "the mesh's own port")
         })
         .chain([Rule::new([Match::Tcp], Action::Redirect(INBOUND_PORT), "what arrives: to the mesh's proxy")]);
     let loopback = |address: IpAddr, prefix_len| {
