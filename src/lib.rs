@@ -8,12 +8,13 @@
 //! kube, namespace, management → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
 pub mod commands;
 pub mod core;
+pub mod demo;
 pub mod netfilter;
 pub mod pod;
 pub mod proxy;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// What a part of the crate may name of the crate. A part is a file or folder directly in `src`.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("main", &["commands"]),
-    ("lib", &["cli", "cluster", "commands", "core", "netfilter", "pod", "proxy", "sandbox", "tls"]),
+    ("lib", &["cli", "cluster", "commands", "core", "demo", "netfilter", "pod", "proxy", "sandbox", "tls"]),
     ("cli", &["core"]),
-    ("commands", &["cli", "cluster", "core", "netfilter", "pod", "proxy", "sandbox", "tls"]),
+    ("commands", &["cli", "cluster", "core", "demo", "netfilter", "pod", "proxy", "sandbox", "tls"]),
+    ("demo", &["core", "netfilter", "sandbox", "tls"]),
     ("netfilter", &["core"]),
     ("pod", &["core", "netfilter"]),
     ("proxy", &["core", "pod", "tls"]),

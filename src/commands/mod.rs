@@ -3,6 +3,7 @@
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
 mod check;
+mod demo;
 mod init;
 mod parse;
 mod proxy;
@@ -103,9 +104,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Init(args) => init::run(&args),
         Command::Proxy(args) => proxy::run(args),
         Command::Check(args) => check::run(&args),
-        Command::Demo(_) => {
-            Err(Failure::environment(anyhow::anyhow!("this build is from before that command was written")))
-        }
+        Command::Demo(args) => demo::run(&args),
     }
 }
 
