@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::core::backend::BackendChoice;
 use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
@@ -112,7 +113,7 @@ pub struct InitArgs {
     /// Plaintext ways past the sidecar that a mesh proxy in the pod could use
     #[arg(long, env = "BYPASSCTL_SIDE_DOORS", default_value = "closed")]
     pub side_doors: SideDoors,
-    /// How the rules get into the kernel
+    /// By which packet filter of the kernel the rules are made
     #[arg(long, env = "BYPASSCTL_BACKEND", default_value = "auto")]
     pub backend: BackendChoice,
     /// This pod's address, from the downward API (status.podIP)
@@ -124,7 +125,7 @@ pub struct InitArgs {
     /// Go on in the initial network namespace; only for pods that have a kernel of their own (Kata, Firecracker)
     #[arg(long, env = "BYPASSCTL_ALLOW_INITIAL_NETNS")]
     pub allow_initial_netns: bool,
-    /// Print the rules in nft's language, change nothing
+    /// Print the rules in the language of the backend's tool (auto: nft's), change nothing
     #[arg(long, env = "BYPASSCTL_DRY_RUN")]
     pub dry_run: bool,
     /// Apply the rules without proving them
@@ -133,14 +134,6 @@ pub struct InitArgs {
     /// Remove the rules that an earlier run left
     #[arg(long, env = "BYPASSCTL_CLEANUP", conflicts_with_all = ["dry_run", "no_verify"])]
     pub cleanup: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendChoice {
-    /// The best that this kernel has
-    Auto,
-    /// nf_tables over netlink, without any tool
-    Nft,
 }
 
 #[derive(Debug, Args)]

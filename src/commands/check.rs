@@ -13,6 +13,7 @@ use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
 use crate::core::render::report;
 use crate::core::report::{Observed, Report, Severity};
+use crate::core::ruleset::TableFamily;
 use crate::core::sidecar::TlsFiles;
 use crate::netfilter;
 use crate::pod::{admin, listeners};
@@ -59,9 +60,15 @@ fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
             .map_err(Failure::usage)?;
     let now = OffsetDateTime::now_utc();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let rules = netfilter::read(TABLE).map(|table| table.map(|table| table.ruleset));
+    let rules = netfilter::read(TableFamily::Inet, TABLE).map(|table| table.map(|table| table.ruleset));
+    let rules = match (observed(rules), netfilter::rules_elsewhere()) {
+        (Observed::Seen(None), Some(place)) => {
+            Observed::Unavailable(format!("{place}, which this check does not read"))
+        }
+        (rules, _) => rules,
+    };
     Ok(PodFacts {
-        rules: observed(rules),
+        rules,
         listeners: observed(listeners::listening()),
         agent: runtime.block_on(ask_agent(agent_ports.admin)),
         certificates: certificates(&args.tls, now),

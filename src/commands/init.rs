@@ -5,43 +5,77 @@ use tracing::{info, warn};
 
 use crate::cli::InitArgs;
 use crate::commands::{Failure, Outcome};
-use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID};
-use crate::core::plan::{RedirectPlan, TABLE};
+use crate::core::backend::{Backend, BackendChoice};
+use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID, RedirectMode};
+use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
+use crate::core::render::iptables::{Holding, script};
 use crate::core::render::nft;
-use crate::core::ruleset::Ruleset;
-use crate::netfilter::proof::{self, Proof};
-use crate::netfilter::{self, Applied, NetfilterError};
+use crate::core::ruleset::{Chain, Family};
+use crate::core::xtables::CHAIN_PREFIX;
+use crate::netfilter::backend::{self, BackendError, Rejected, Snapshot, Standing};
+use crate::netfilter::iptables::{self, IptablesError};
+use crate::netfilter::proof::{self, Proof, ProofError};
+use crate::netfilter::{self, Applied, NetfilterError, namespace};
 
 pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     let mut plan = plan(args).map_err(Failure::usage)?;
     if args.dry_run {
-        print!("{}", nft::render(&plan.ruleset(&crate::core::plan::Substitutes::default())));
+        print!("{}", rendered(&plan, args.backend));
         return Ok(Outcome::Done);
     }
     refuse_host_network(args)?;
     if args.cleanup {
         return cleanup();
     }
-    if !netfilter::namespace::loopback_is_up() {
+    if !namespace::loopback_is_up() {
         return Err(Failure::environment(anyhow!(
             "the interface lo of this network namespace is down, and redirected connections end on it; nothing was \
              changed. A container runtime brings it up; here, `ip link set lo up` does"
         )));
     }
     // What an earlier run was killed over would stand in the way of this one's proof.
-    proof::remove_leftovers().map_err(from_netfilter)?;
-    for uid in netfilter::mesh_uids(TABLE).map_err(from_netfilter)? {
+    proof::remove_leftovers().map_err(from_proof)?;
+    add_mesh_uids(&mut plan)?;
+    let before = Snapshot::take().map_err(|error| from_backend(error.into()))?;
+    let (standing, rejected) = backend::apply_by(args.backend, &plan).map_err(from_backend)?;
+    name_choice(args.backend, &standing, &rejected);
+    let proofs = before
+        .remove_others(&standing)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| verify(args, &plan, &standing))
+        .map_err(|failure| roll_back(&before, &standing, failure))?;
+    report(&plan, &standing, &proofs);
+    Ok(Outcome::Done)
+}
+
+fn rendered(plan: &RedirectPlan, choice: BackendChoice) -> String {
+    match choice {
+        BackendChoice::Auto | BackendChoice::Nft => nft::render(&plan.ruleset(&Substitutes::default())),
+        BackendChoice::IptablesNft | BackendChoice::IptablesLegacy => {
+            let of = |family: Family| {
+                let chains = script(&Holding::default(), &Holding::of(&plan.xtables(family), family));
+                format!("# {}\n{chains}", family.name())
+            };
+            Family::BOTH.map(of).concat()
+        }
+    }
+}
+
+fn add_mesh_uids(plan: &mut RedirectPlan) -> Result<(), Failure> {
+    let mut found = match netfilter::mesh_uids(TABLE) {
+        Ok(uids) => uids,
+        // Without nf_tables there are no rules of a mesh in it.
+        Err(NetfilterError::Unsupported(_)) => Default::default(),
+        Err(error) => return Err(from_netfilter(error)),
+    };
+    found.extend(iptables::legacy_mesh_uids());
+    for uid in found {
         if uid != plan.agent_uid && !plan.mesh_uids.contains(&uid) {
             info!(uid, "found a mesh proxy's user id in the mesh's rules");
             plan.mesh_uids.push(uid);
         }
     }
-    let before = netfilter::read(TABLE);
-    let applied = netfilter::apply_plan(&plan).map_err(from_netfilter)?;
-    name_substitutes(&applied);
-    let proofs = verify(args, &plan, &applied.ruleset).map_err(|failure| roll_back(before, failure))?;
-    report(&plan, &applied.ruleset, &proofs);
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 fn plan(args: &InitArgs) -> Result<RedirectPlan, ConfigError> {
@@ -61,8 +95,7 @@ fn plan(args: &InitArgs) -> Result<RedirectPlan, ConfigError> {
 }
 
 fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
-    let Some(reason) = netfilter::namespace::is_host(args.pod_ip, args.host_ip).filter(|_| !args.allow_initial_netns)
-    else {
+    let Some(reason) = namespace::is_host(args.pod_ip, args.host_ip).filter(|_| !args.allow_initial_netns) else {
         return Ok(());
     };
     Err(Failure::environment(anyhow!(
@@ -73,16 +106,40 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
 }
 
 fn cleanup() -> Result<Outcome, Failure> {
-    proof::remove_leftovers().map_err(from_netfilter)?;
-    if netfilter::delete(TABLE).map_err(from_netfilter)? {
-        println!("removed table inet {TABLE}; connections that it redirected live on until they close");
+    proof::remove_leftovers().map_err(from_proof)?;
+    let removed = backend::remove_all().map_err(from_backend)?;
+    if removed.is_empty() {
+        println!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove");
     } else {
-        println!("there is no table inet {TABLE}; nothing to remove");
+        println!("removed {}; connections that it redirected live on until they close", removed.join(", "));
     }
     Ok(Outcome::Done)
 }
 
+/// Which backend took the rules, and what the pod lacks that the user may miss.
+fn name_choice(choice: BackendChoice, standing: &Standing, rejected: &[Rejected]) {
+    for one in rejected {
+        warn!("backend {} is out of the question: {}", one.backend, one.reason);
+    }
+    let backend = standing.backend();
+    let why = match (choice, backend) {
+        (BackendChoice::Auto, Backend::Nft) => "nf_tables takes them over netlink",
+        (BackendChoice::Auto, Backend::Iptables(_)) => "the first that kernel and image have",
+        _ => "as asked for",
+    };
+    println!("backend {backend}: {why}");
+    if !namespace::has_family(Family::V6) {
+        println!("this pod has no IPv6: nothing of it can be, or need be, proven");
+    }
+    if let Standing::Nft(applied) = standing {
+        name_substitutes(applied);
+    }
+}
+
 fn name_substitutes(applied: &Applied) {
+    if applied.rulesets.len() > 1 {
+        warn!("this kernel has no nat in family inet (Linux before 5.2): two tables stand in for one");
+    }
     if applied.substitutes.local_addresses.is_some() {
         warn!("this kernel has no nft expression fib (module nft_fib_inet): the pod's own addresses stand in for it");
     }
@@ -91,34 +148,42 @@ fn name_substitutes(applied: &Applied) {
     }
 }
 
-fn verify(args: &InitArgs, plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, anyhow::Error> {
+fn verify(args: &InitArgs, plan: &RedirectPlan, standing: &Standing) -> Result<Vec<Proof>, anyhow::Error> {
     if args.no_verify {
         return Ok(Vec::new());
     }
-    proof::prove(plan, ruleset).map_err(anyhow::Error::from)
+    proof::prove(plan, standing).map_err(anyhow::Error::from)
 }
 
-fn roll_back(before: Result<Option<netfilter::Table>, NetfilterError>, failure: anyhow::Error) -> Failure {
-    let restored = match before {
-        Ok(Some(table)) => netfilter::apply(&table.ruleset).map(|()| "the rules of the earlier run are back"),
-        // A table of ours that cannot be read was no working one.
-        Ok(None) | Err(_) => netfilter::delete(TABLE).map(|_| "the rules are removed"),
-    };
-    let outcome = match restored {
-        Ok(text) => text.to_owned(),
+fn roll_back(before: &Snapshot, standing: &Standing, failure: anyhow::Error) -> Failure {
+    let outcome = match before.put_back(standing) {
+        Ok(()) if before.is_empty() => "the rules are removed".to_owned(),
+        Ok(()) => "the rules of the earlier run are back".to_owned(),
         Err(error) => format!("the rules could not be removed ({error}); run `bypassctl init --cleanup`"),
     };
     Failure::not_proven(failure.context(format!("rules applied but not proven, so {outcome}")))
 }
 
-fn report(plan: &RedirectPlan, ruleset: &Ruleset, proofs: &[Proof]) {
-    let rules: usize = ruleset.chains.iter().map(|chain| chain.rules.len()).sum();
+fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) {
+    let what = match standing {
+        Standing::Nft(applied) => {
+            let rules = |chains: &[Chain]| chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
+            let tables = applied
+                .rulesets
+                .iter()
+                .map(|ruleset| format!("table {} {TABLE}: {} rules", ruleset.family.name(), rules(&ruleset.chains)));
+            format!("{}, one transaction", tables.collect::<Vec<_>>().join(", "))
+        }
+        Standing::Iptables(held) => {
+            format!("chains {CHAIN_PREFIX}* of {}: {} rules", standing.backend(), held.rule_count())
+        }
+    };
     println!(
-        "table inet {TABLE}: {rules} rules, one transaction; remoting {} {}, management {} straight",
+        "{what}; remoting {} {}, management {} straight",
         plan.cluster.remoting,
         match plan.mode {
-            crate::core::config::RedirectMode::Capture => "through the agent",
-            crate::core::config::RedirectMode::Bypass => "straight",
+            RedirectMode::Capture => "through the agent",
+            RedirectMode::Bypass => "straight",
         },
         plan.cluster.management,
     );
@@ -127,6 +192,25 @@ fn report(plan: &RedirectPlan, ruleset: &Ruleset, proofs: &[Proof]) {
     }
     if proofs.is_empty() {
         println!("not proven: --no-verify");
+    }
+}
+
+fn from_proof(error: ProofError) -> Failure {
+    match error {
+        ProofError::Netfilter(error) => from_netfilter(error),
+        ProofError::Iptables(error) => from_backend(error.into()),
+        error => Failure::from(error),
+    }
+}
+
+fn from_backend(error: BackendError) -> Failure {
+    match error {
+        BackendError::Netfilter(error) => from_netfilter(error),
+        BackendError::None(_)
+        | BackendError::Iptables(
+            IptablesError::Missing(_) | IptablesError::NotPermitted { .. } | IptablesError::Unsupported { .. },
+        ) => Failure::environment(anyhow::Error::from(error).context("init changed nothing")),
+        BackendError::Iptables(_) => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
     }
 }
 

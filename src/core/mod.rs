@@ -3,6 +3,7 @@
 //! Invariant: no file here touches a socket, a file, a process, the environment, the clock or a cluster;
 //! `tests/architecture.rs` holds it to that.
 
+pub mod backend;
 pub mod checks;
 pub mod config;
 pub mod identity;
@@ -17,3 +18,4 @@ pub mod ruleset;
 pub mod sidecar;
 pub mod verdict;
 pub mod wire;
+pub mod xtables;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, RedirectMode, SideDoors};
 use crate::core::ports::PortSet;
-use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset};
+use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset, TableFamily};
 
 /// Name of our table; nothing outside it is ever edited.
 pub const TABLE: &str = "bypassctl";
@@ -101,7 +101,7 @@ impl RedirectPlan {
         if self.mode == RedirectMode::Capture && self.side_doors == SideDoors::Closed {
             chains.extend(self.side_door_chains(substitutes));
         }
-        Ruleset { table: TABLE.to_owned(), chains }
+        Ruleset { family: TableFamily::Inet, table: TABLE.to_owned(), chains }
     }
 
     fn output_rules(&self, substitutes: &Substitutes) -> Vec<Rule> {

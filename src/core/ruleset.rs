@@ -36,13 +36,65 @@ impl Family {
     }
 }
 
-/// The whole content of one table of family `inet`.
+/// Families of nf_tables' tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TableFamily {
+    /// Both families in one table; with nat chains since Linux 5.2.
+    Inet,
+    /// IPv4 alone.
+    Ip,
+    /// IPv6 alone.
+    Ip6,
+}
+
+impl TableFamily {
+    /// Every one that a table of ours can be of.
+    pub const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
+
+    /// The family as nft writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        }
+    }
+
+    /// The only family of its packets, if there is only one.
+    #[must_use]
+    pub const fn only(self) -> Option<Family> {
+        match self {
+            Self::Inet => None,
+            Self::Ip => Some(Family::V4),
+            Self::Ip6 => Some(Family::V6),
+        }
+    }
+}
+
+/// The whole content of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
+    /// Table family.
+    pub family: TableFamily,
     /// Table name.
     pub table: String,
     /// Base chains.
     pub chains: Vec<Chain>,
+}
+
+impl Ruleset {
+    /// The same as two tables, one a family, for kernels whose family inet has no nat.
+    #[must_use]
+    pub fn split(&self) -> [Self; 2] {
+        [(TableFamily::Ip, Family::V4), (TableFamily::Ip6, Family::V6)].map(|(table_family, family)| {
+            let chains = self.chains.iter().map(|chain| Chain {
+                rules: chain.rules.iter().filter(|rule| rule.concerns(family)).cloned().collect(),
+                ..chain.clone()
+            });
+            Self { family: table_family, table: self.table.clone(), chains: chains.collect() }
+        })
+    }
 }
 
 /// A base chain.
@@ -171,6 +223,18 @@ impl Rule {
     #[must_use]
     pub fn new(matches: impl IntoIterator<Item = Match>, action: Action, comment: impl Into<String>) -> Self {
         Self { matches: matches.into_iter().collect(), action, comment: comment.into() }
+    }
+
+    /// Whether packets of the family can match.
+    #[must_use]
+    pub fn concerns(&self, family: Family) -> bool {
+        let bound = !matches!(self.action, Action::NullBinding(other) if other != family);
+        bound
+            && self.matches.iter().all(|condition| match condition {
+                Match::Family(other) => *other == family,
+                Match::Destination { network, .. } => Family::of(*network) == family,
+                _ => true,
+            })
     }
 
     /// A rule for TCP to these ports.

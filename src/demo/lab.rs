@@ -129,7 +129,7 @@ impl Member {
         let name = pod.name();
         let rules = |source| DemoError::Rules { pod: name, source };
         let enter = || DemoError::io("enter a pod's namespace");
-        pod.netns().run(|| netfilter::apply(&mesh::ruleset())).map_err(enter())?.map_err(rules)?;
+        pod.netns().run(|| netfilter::apply(&[mesh::ruleset()])).map_err(enter())?.map_err(rules)?;
         let before = rules_of(&pod)?;
         let inbox = Inbox::default();
         let mut servers: Vec<Server> = mesh::proxy(&pod).map_err(DemoError::io("start the mesh's proxy"))?.into();

@@ -7,7 +7,7 @@ use super::http;
 use super::server::Server;
 use crate::core::config::DEFAULT_MESH_UID;
 use crate::core::ports::PortSet;
-use crate::core::ruleset::{Action, Chain, ChainKind, Hook, Match, Rule, Ruleset};
+use crate::core::ruleset::{Action, Chain, ChainKind, Hook, Match, Rule, Ruleset, TableFamily};
 use crate::sandbox::pod::Pod;
 
 /// The mesh's table, named as Istio names its own.
@@ -50,6 +50,7 @@ pub(super) fn ruleset() -> Ruleset {
         rules,
     };
     Ruleset {
+        family: TableFamily::Inet,
         table: TABLE.to_owned(),
         chains: vec![
             nat("prerouting", Hook::Prerouting, inbound.collect()),

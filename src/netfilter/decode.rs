@@ -211,7 +211,7 @@ impl Decoder<'_> {
             "reject" => {
                 self.action = Some(match attribute_u32(attributes, NFTA_REJECT_TYPE)? {
                     NFT_REJECT_TCP_RST => Action::RejectWithReset,
-                    NFT_REJECT_ICMPX_UNREACH => Action::RejectPortUnreachable,
+                    NFT_REJECT_ICMPX_UNREACH | NFT_REJECT_ICMP_UNREACH => Action::RejectPortUnreachable,
                     _ => return None,
                 });
             }

@@ -3,7 +3,7 @@
 use netlink_packet_netfilter::nftables::{Expressions, MetaKey, Operator, Register};
 
 use crate::core::ports::PortSet;
-use crate::core::ruleset::{Action, Family, Match, Rule, Side};
+use crate::core::ruleset::{Action, Family, Match, Rule, Side, TableFamily};
 use crate::netfilter::expression::*;
 
 /// `IFNAMSIZ` (linux/if.h): what a whole interface name is compared with.
@@ -28,14 +28,26 @@ pub(super) fn port_set(rule: &Rule) -> Option<&PortSet> {
 
 /// The rule's expressions, matches first, a counter before the action. `set` is the transaction's id of its
 /// [`port_set`], if it has one.
-pub(super) fn expressions(rule: &Rule, set: u32) -> Vec<Expressions> {
+pub(super) fn expressions(rule: &Rule, set: u32, table: TableFamily) -> Vec<Expressions> {
     let mut list = Vec::new();
+    // In a table of one family it is implied, and nft's own reading of it there ends in an assertion (1.0.6).
+    let named =
+        |family| if table == TableFamily::Inet { match_expressions(&Match::Family(family), set) } else { vec![] };
     if let Action::NullBinding(family) = rule.action {
-        list.extend(match_expressions(&Match::Family(family), set));
+        list.extend(named(family));
     }
-    list.extend(rule.matches.iter().flat_map(|condition| match_expressions(condition, set)));
+    for condition in &rule.matches {
+        match condition {
+            Match::Family(family) => list.extend(named(*family)),
+            Match::Destination { network, .. } => {
+                list.extend(named(Family::of(*network)));
+                list.extend(match_expressions(condition, set));
+            }
+            _ => list.extend(match_expressions(condition, set)),
+        }
+    }
     list.push(other("counter", &[]));
-    list.extend(action_expressions(&rule.action));
+    list.extend(action_expressions(&rule.action, table));
     list
 }
 
@@ -81,8 +93,6 @@ fn match_expressions(condition: &Match, set: u32) -> Vec<Expressions> {
             };
             let length = usize::from(prefix_len / 8);
             vec![
-                meta(MetaKey::Nfproto),
-                equals(&[nfproto(family)]),
                 payload(NETWORK_HEADER, destination_offset(family), u32::from(prefix_len / 8)),
                 equals(&octets[..length]),
             ]
@@ -94,7 +104,7 @@ fn match_expressions(condition: &Match, set: u32) -> Vec<Expressions> {
     }
 }
 
-fn action_expressions(action: &Action) -> Vec<Expressions> {
+fn action_expressions(action: &Action, table: TableFamily) -> Vec<Expressions> {
     match action {
         Action::NullBinding(family) => vec![
             payload(NETWORK_HEADER, destination_offset(*family), if *family == Family::V4 { 4 } else { 16 }),
@@ -111,7 +121,12 @@ fn action_expressions(action: &Action) -> Vec<Expressions> {
             vec![load(&port.to_be_bytes()), other("redir", &[(NFTA_REDIR_REG_PROTO_MIN, VALUE.into())])]
         }
         Action::RejectWithReset => vec![reject(NFT_REJECT_TCP_RST, 0)],
-        Action::RejectPortUnreachable => vec![reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH)],
+        Action::RejectPortUnreachable => vec![match table {
+            TableFamily::Inet => reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_PORT_UNREACH),
+            // What inet abstracts is not known to the other two (net/ipv4/netfilter/nft_reject_ipv4.c).
+            TableFamily::Ip => reject(NFT_REJECT_ICMP_UNREACH, ICMP_PORT_UNREACH),
+            TableFamily::Ip6 => reject(NFT_REJECT_ICMP_UNREACH, ICMPV6_PORT_UNREACH),
+        }],
         Action::Drop => vec![verdict(NF_DROP)],
         Action::Accept => vec![verdict(NF_ACCEPT)],
         Action::SetMark(mark) => vec![load(&mark.to_ne_bytes()), set_meta(MetaKey::Mark)],

@@ -37,9 +37,13 @@ pub(super) const RTN_LOCAL: u32 = 2;
 
 pub(super) const NFTA_REJECT_TYPE: u16 = 1;
 pub(super) const NFTA_REJECT_ICMP_CODE: u16 = 2;
+pub(super) const NFT_REJECT_ICMP_UNREACH: u32 = 0;
 pub(super) const NFT_REJECT_TCP_RST: u32 = 1;
 pub(super) const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
 pub(super) const NFT_REJECT_ICMPX_PORT_UNREACH: u8 = 1;
+/// `ICMP_PORT_UNREACH` (RFC 792), `ICMPV6_PORT_UNREACH` (RFC 4443).
+pub(super) const ICMP_PORT_UNREACH: u8 = 3;
+pub(super) const ICMPV6_PORT_UNREACH: u8 = 4;
 
 pub(super) const NFTA_CT_KEY: u16 = 2;
 pub(super) const NFTA_CT_SREG: u16 = 4;

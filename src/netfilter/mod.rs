@@ -3,10 +3,13 @@
 //! Invariant: a table of ours is replaced as a whole in one transaction or not at all, and nothing of anyone else's is
 //! ever edited. Everything acts on the network namespace of the calling thread.
 
+pub mod backend;
 mod decode;
 mod encode;
 mod expression;
+pub mod iptables;
 pub mod namespace;
+mod others;
 pub mod proof;
 mod set;
 mod socket;
@@ -17,10 +20,12 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::core::plan::{RedirectPlan, Substitutes};
-use crate::core::ruleset::{Action, Match, Ruleset};
+use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
+use crate::core::ruleset::{Action, Match, Ruleset, TableFamily};
+use crate::core::xtables::CHAIN_PREFIX;
 
-pub use self::table::{Table, apply, delete, mesh_uids, read};
+pub use self::others::mesh_uids;
+pub use self::table::{Table, apply, delete, read};
 
 /// Why rules could not be applied or read; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +64,12 @@ pub enum NetfilterError {
     },
     /// A table of ours holds what we never write.
     #[error(
-        "table inet {table}, chain {chain}: rule {number} uses {expression:?}, which bypassctl never writes; somebody \
-         changed the table, or another version wrote it: run `bypassctl init` again to replace it"
+        "table {} {table}, chain {chain}: rule {number} uses {expression:?}, which bypassctl never writes; somebody \
+         changed the table, or another version wrote it: run `bypassctl init` again to replace it", family.name()
     )]
     Foreign {
+        /// Its family.
+        family: TableFamily,
         /// Our table.
         table: String,
         /// The chain.
@@ -74,25 +81,50 @@ pub enum NetfilterError {
     },
 }
 
+/// Which tables of nf_tables hold the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// One table for both families.
+    Inet,
+    /// One for each, where family inet has no nat: Linux before 5.2.
+    Split,
+}
+
 /// What was applied, and with which substitutes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Applied {
-    /// The table's content.
-    pub ruleset: Ruleset,
+    /// The tables' content.
+    pub rulesets: Vec<Ruleset>,
     /// What this kernel lacks.
     pub substitutes: Substitutes,
 }
 
-/// Applies the plan's table, with substitutes for what this kernel lacks.
+/// Applies the plan's table, or tables, with substitutes for what this kernel lacks.
 ///
 /// # Errors
 /// Those of [`apply`].
 pub fn apply_plan(plan: &RedirectPlan) -> Result<Applied, NetfilterError> {
+    match apply_plan_in(plan, Families::Inet) {
+        // If the whole of nf_tables is missing, so it is for the split tables, and the first answer says it best.
+        Err(error @ NetfilterError::Unsupported(_)) => apply_plan_in(plan, Families::Split).map_err(|_| error),
+        applied => applied,
+    }
+}
+
+/// The same, in tables of these families.
+///
+/// # Errors
+/// Those of [`apply`].
+pub fn apply_plan_in(plan: &RedirectPlan, families: Families) -> Result<Applied, NetfilterError> {
     let mut substitutes = Substitutes::default();
     loop {
         let ruleset = plan.ruleset(&substitutes);
-        let error = match apply(&ruleset) {
-            Ok(()) => return Ok(Applied { ruleset, substitutes }),
+        let rulesets = match families {
+            Families::Inet => vec![ruleset],
+            Families::Split => ruleset.split().to_vec(),
+        };
+        let error = match apply(&rulesets) {
+            Ok(()) => return Ok(Applied { rulesets, substitutes }),
             Err(error) => error,
         };
         // An expression whose module is not there is refused with one of these (net/netfilter/nf_tables_api.c,
@@ -113,6 +145,22 @@ pub fn apply_plan(plan: &RedirectPlan) -> Result<Applied, NetfilterError> {
             return Err(error);
         }
     }
+}
+
+/// Where rules of ours are, or may be, beside table inet.
+#[must_use]
+pub fn rules_elsewhere() -> Option<String> {
+    let split =
+        [TableFamily::Ip, TableFamily::Ip6].into_iter().find(|family| matches!(read(*family, TABLE), Ok(Some(_))));
+    if let Some(family) = split {
+        return Some(format!("the rules are in tables of one family, {} among them", family.name()));
+    }
+    let chains = others::iptables_chains().unwrap_or_default();
+    if chains.iter().any(|chain| chain.chain.starts_with(CHAIN_PREFIX)) {
+        return Some("the rules are in iptables on nf_tables".to_owned());
+    }
+    iptables::any_legacy_tables()
+        .then(|| "there are tables of legacy iptables, and the rules may be in those".to_owned())
 }
 
 /// Every address of this namespace, loopback's too.

@@ -1,9 +1,11 @@
 //! Whose network namespace this is: a pod's, or the node's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::net::if_::InterfaceFlags;
+
+use crate::core::ruleset::Family;
 
 /// `NET_NS_INIT_INO` (linux/nsfs.h): the inode of the initial network namespace, fixed since Linux 6.17. Before, it was
 /// handed out at boot like any other, so there it tells nothing.
@@ -40,6 +42,16 @@ pub fn loopback_is_up() -> bool {
     nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|interface| interface.flags.contains(InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_UP))
     })
+}
+
+/// Whether the namespace has the family at all: a pod without IPv6 has not even `::1`.
+#[must_use]
+pub fn has_family(family: Family) -> bool {
+    let loopback = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    TcpListener::bind(SocketAddr::new(loopback, 0)).is_ok()
 }
 
 fn node_interface(name: &str) -> bool {

@@ -23,7 +23,7 @@ const INET_SERVICE: u32 = 13;
 const ELEMENTS_A_MESSAGE: usize = 1024;
 
 /// The steps that make an anonymous set of the ports, under this id of the transaction.
-pub(super) fn new_set(table: &str, id: u32, ports: &PortSet) -> Vec<Step> {
+pub(super) fn new_set(family: NetfilterProtoFamily, table: &str, id: u32, ports: &PortSet) -> Vec<Step> {
     let attributes = vec![
         SetAttribute::Table(table.to_owned()),
         SetAttribute::Name(ANONYMOUS_SET.to_owned()),
@@ -32,7 +32,7 @@ pub(super) fn new_set(table: &str, id: u32, ports: &PortSet) -> Vec<Step> {
         SetAttribute::KeyLen(2),
         SetAttribute::Id(id),
     ];
-    let mut steps = vec![step(NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE)];
+    let mut steps = vec![step(family, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE)];
     let elements: Vec<_> = ports.ranges().iter().flat_map(|range| interval(*range)).collect();
     steps.extend(elements.chunks(ELEMENTS_A_MESSAGE).map(|elements| {
         let attributes = vec![
@@ -41,7 +41,7 @@ pub(super) fn new_set(table: &str, id: u32, ports: &PortSet) -> Vec<Step> {
             SetElementList::SetId(id),
             SetElementList::Elements(elements.to_vec()),
         ];
-        step(NfTablesMessage::NewSetElement(SetElementMessage { attributes }), NLM_F_CREATE)
+        step(family, NfTablesMessage::NewSetElement(SetElementMessage { attributes }), NLM_F_CREATE)
     }));
     steps
 }
@@ -61,6 +61,7 @@ fn interval(range: PortRange) -> Vec<ListAttribute<SetElementAttribute>> {
 /// then cannot be decoded.
 pub(super) fn read(
     socket: &NetfilterSocket,
+    family: NetfilterProtoFamily,
     table: &str,
     rules: &[Vec<Expressions>],
 ) -> Result<HashMap<String, PortSet>, NetfilterError> {
@@ -71,7 +72,7 @@ pub(super) fn read(
         let request = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.to_owned())];
         let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes: request });
         let mut boundaries = Vec::new();
-        for (_, message) in dump(socket, NetfilterProtoFamily::Inet, request)? {
+        for (_, message) in dump(socket, family, request)? {
             if let NfTablesMessage::NewSetElement(message) = message {
                 boundaries.extend(message.attributes.iter().flat_map(elements));
             }

@@ -1,25 +1,24 @@
 //! One table as a transaction, and as it stands in the kernel.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook as HookAttribute,
-    HookNumber, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, RuleAttribute, RuleMessage,
-    TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook as HookAttribute, HookNumber, InetHookNumber,
+    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
 };
 use nix::errno::Errno;
 
-use crate::core::plan::{NAT_PRIORITY, TABLE};
 use crate::core::render::nft;
-use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset};
-use crate::netfilter::expression::attribute;
+use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset, TableFamily};
 use crate::netfilter::socket::{NetfilterSocket, Step, TransactionError};
 use crate::netfilter::{NetfilterError, decode, encode, set};
 
 /// `NF_ACCEPT` as a chain's policy.
 const POLICY_ACCEPT: u32 = 1;
+/// `NLM_F_NONREC` (linux/netlink.h): delete what is empty, refuse the rest.
+const NLM_F_NONREC: u16 = 0x100;
 /// `NFTNL_UDATA_RULE_COMMENT` (libnftnl): the rule comment that nft shows.
 const COMMENT: u8 = 0;
 
@@ -32,58 +31,95 @@ pub struct Table {
     pub packets: Vec<Vec<u64>>,
 }
 
-/// Replaces the table with the ruleset, in one transaction: ensure, delete, create.
+/// Replaces the tables with these, in one transaction: ensure, delete, create.
 ///
 /// # Errors
 /// See [`NetfilterError`]; nothing was changed then.
-pub fn apply(ruleset: &Ruleset) -> Result<(), NetfilterError> {
-    let mut steps = Vec::new();
-    let mut names: Vec<(String, Option<&Rule>)> = Vec::new();
-    let table = |verb: &str| format!("`{verb} table inet {}`", ruleset.table);
-    let mut set_id = 0;
-    let mut push = |step: Step, name: String, rule| {
-        steps.push(step);
-        names.push((name, rule));
-    };
-    push(new_table(&ruleset.table), table("add"), None);
-    push(delete_table(&ruleset.table), table("delete"), None);
-    push(new_table(&ruleset.table), table("add"), None);
-    for chain in &ruleset.chains {
-        push(new_chain(&ruleset.table, chain), format!("chain {}", chain.name), None);
-        for rule in &chain.rules {
-            let name = format!("in chain {} the rule `{}`", chain.name, nft::render_rule(rule));
-            set_id += 1;
-            for step in
-                encode::port_set(rule).map(|ports| set::new_set(&ruleset.table, set_id, ports)).into_iter().flatten()
-            {
-                push(step, format!("the set of ports of {name}"), None);
+pub fn apply(rulesets: &[Ruleset]) -> Result<(), NetfilterError> {
+    let mut transaction = Transaction::default();
+    for ruleset in rulesets {
+        transaction.replace(ruleset);
+    }
+    transact(transaction.steps, &transaction.names)
+}
+
+/// Steps, and what each is called if it is refused.
+#[derive(Default)]
+struct Transaction<'a> {
+    steps: Vec<Step>,
+    names: Vec<(String, Option<&'a Rule>)>,
+    sets: u32,
+}
+
+impl<'a> Transaction<'a> {
+    fn push(&mut self, step: Step, name: String, rule: Option<&'a Rule>) {
+        self.steps.push(step);
+        self.names.push((name, rule));
+    }
+
+    fn replace(&mut self, ruleset: &'a Ruleset) {
+        let (family, table) = (ruleset.family, ruleset.table.as_str());
+        let name = |verb: &str| format!("`{verb} table {} {table}`", family.name());
+        self.push(new_table(family, table), name("add"), None);
+        self.push(delete_table(family, table), name("delete"), None);
+        self.push(new_table(family, table), name("add"), None);
+        for chain in &ruleset.chains {
+            self.push(new_chain(family, table, chain), format!("chain {}", chain.name), None);
+            for rule in &chain.rules {
+                let name = format!("in chain {} the rule `{}`", chain.name, nft::render_rule(rule, family));
+                self.sets += 1;
+                if let Some(ports) = encode::port_set(rule) {
+                    for step in set::new_set(protocol(family), table, self.sets, ports) {
+                        self.push(step, format!("the set of ports of {name}"), None);
+                    }
+                }
+                self.push(new_rule(family, table, &chain.name, rule, self.sets), name, Some(rule));
             }
-            push(new_rule(&ruleset.table, &chain.name, rule, set_id), name, Some(rule));
         }
     }
-    transact(steps, &names)
 }
 
 /// Deletes the table; says whether there was one.
 ///
 /// # Errors
 /// See [`NetfilterError`].
-pub fn delete(table: &str) -> Result<bool, NetfilterError> {
-    match transact(vec![delete_table(table)], &[(format!("`delete table inet {table}`"), None)]) {
+pub fn delete(family: TableFamily, table: &str) -> Result<bool, NetfilterError> {
+    let name = format!("`delete table {} {table}`", family.name());
+    match transact(vec![delete_table(family, table)], &[(name, None)]) {
         Ok(()) => Ok(true),
         Err(NetfilterError::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
+/// Deletes a base chain of others that holds no rule, and its table if that holds no chain then: what an iptables tool
+/// made for rules that are gone. The kernel refuses it, and that is no error, where anything is in use.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub(super) fn delete_if_empty(family: TableFamily, table: &str, chain: &str) -> Result<(), NetfilterError> {
+    let attributes = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(chain.to_owned())];
+    let chain = step(protocol(family), NfTablesMessage::DeleteChain(ChainMessage { attributes }), NLM_F_NONREC);
+    let attributes = vec![TableAttribute::Name(table.to_owned())];
+    let whole = step(protocol(family), NfTablesMessage::DeleteTable(TableMessage { attributes }), NLM_F_NONREC);
+    for step in [chain, whole] {
+        match transact(vec![step], &[(format!("`delete table {} {table}`", family.name()), None)]) {
+            Ok(()) => {}
+            Err(NetfilterError::Refused { errno: Errno::EBUSY | Errno::ENOENT, .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// The table as it stands, with each rule's count of packets; `None` if there is no such table.
 ///
 /// # Errors
 /// See [`NetfilterError`].
-pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
+pub fn read(family: TableFamily, table: &str) -> Result<Option<Table>, NetfilterError> {
     let socket = open()?;
-    let inet = NetfilterProtoFamily::Inet;
-    let chains = dump(&socket, inet, NfTablesMessage::GetChain(ChainMessage { attributes: vec![] }))?;
+    let protocol = protocol(family);
+    let chains = dump(&socket, protocol, NfTablesMessage::GetChain(ChainMessage { attributes: vec![] }))?;
     let mut base_chains: Vec<Chain> = Vec::new();
     for (_, message) in chains {
         let NfTablesMessage::NewChain(chain) = message else { continue };
@@ -93,15 +129,16 @@ pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
         return Ok(None);
     }
     let filter = RuleMessage { attributes: vec![RuleAttribute::Table(table.to_owned())] };
-    let messages = dump(&socket, inet, NfTablesMessage::GetRule(filter))?;
+    let messages = dump(&socket, protocol, NfTablesMessage::GetRule(filter))?;
     let views: Vec<RuleView> = messages.iter().filter_map(|(_, message)| RuleView::of(message)).collect();
     let lists: Vec<_> = views.iter().map(|view| view.expressions.clone()).collect();
-    let sets = set::read(&socket, table, &lists)?;
+    let sets = set::read(&socket, protocol, table, &lists)?;
     let mut rules: HashMap<&str, Vec<(Rule, u64)>> = HashMap::new();
     for view in views.into_iter().filter(|view| view.table == table) {
         let chain = rules.entry(view.chain).or_default();
         let (mut rule, packets) =
             decode::rule(&view.expressions, &sets).map_err(|expression| NetfilterError::Foreign {
+                family,
                 table: table.to_owned(),
                 chain: view.chain.to_owned(),
                 number: chain.len() + 1,
@@ -119,82 +156,7 @@ pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
         chains.push(chain);
         packets.push(counts);
     }
-    Ok(Some(Table { ruleset: Ruleset { table: table.to_owned(), chains }, packets }))
-}
-
-/// User ids that the rules of others single out, native (`meta skuid`) or by iptables-nft (`-m owner`): those of mesh
-/// proxies. What iptables-legacy holds is not seen.
-///
-/// # Errors
-/// See [`NetfilterError`].
-pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
-    let socket = open()?;
-    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
-    let mut uids = BTreeSet::new();
-    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
-        let Some(view) = RuleView::of(&message) else { continue };
-        if view.table != own_table {
-            uids.extend(owner_uids(&view.expressions));
-        }
-    }
-    uids.remove(&0);
-    Ok(uids)
-}
-
-/// Nat chains of others that the kernel asks before ours, or may: same hook, same or lower priority.
-///
-/// # Errors
-/// See [`NetfilterError`].
-pub(super) fn nat_chains_before_ours() -> Result<Vec<String>, NetfilterError> {
-    let socket = open()?;
-    let everything = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
-    let chains = dump(&socket, NetfilterProtoFamily::Unspec, everything)?;
-    let mut before = Vec::new();
-    for (_, message) in chains {
-        let NfTablesMessage::NewChain(message) = message else { continue };
-        let Some((table, chain)) = decode_chain(&message) else { continue };
-        let asked = matches!(chain.hook, Hook::Output | Hook::Prerouting) && chain.kind == ChainKind::Nat;
-        if table != TABLE && asked && chain.priority <= NAT_PRIORITY {
-            before.push(format!("{table} {} (priority {})", chain.name, chain.priority));
-        }
-    }
-    Ok(before)
-}
-
-fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
-    let mut uids = Vec::new();
-    let mut uid_loaded = false;
-    for expression in expressions {
-        match expression {
-            Expressions::Meta(attributes) => uid_loaded = attributes.contains(&Meta::Key(MetaKey::SocketUserId)),
-            Expressions::Cmp(attributes) if uid_loaded => {
-                let value = attributes.iter().find_map(|attribute| match attribute {
-                    Cmp::Data(DataAttribute::Value(value)) => Some(value),
-                    _ => None,
-                });
-                uids.extend(value.and_then(|value| <[u8; 4]>::try_from(value.as_slice()).ok()).map(u32::from_ne_bytes));
-            }
-            Expressions::Other { expression_type, attributes } if expression_type == "match" => {
-                uids.extend(xt_owner_uid(attributes));
-            }
-            _ => {}
-        }
-    }
-    uids
-}
-
-/// The uid of iptables' owner match (linux/netfilter/xt_owner.h, `struct xt_owner_match_info`: uid_min, uid_max,
-/// gid_min, gid_max, match, invert; linux/netfilter/nf_tables_compat.h for the attributes).
-fn xt_owner_uid(attributes: &[DefaultNla]) -> Option<u32> {
-    const NAME: u16 = 1;
-    const INFO: u16 = 3;
-    const XT_OWNER_UID: u8 = 1;
-    let name = attribute(attributes, NAME)?;
-    let info = attribute(attributes, INFO)?;
-    let by_uid = name.starts_with(b"owner\0") && info.get(16)? & XT_OWNER_UID != 0;
-    let field = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
-    let (first, last) = (field(0)?, field(4)?);
-    (by_uid && first == last).then_some(first)
+    Ok(Some(Table { ruleset: Ruleset { family, table: table.to_owned(), chains }, packets }))
 }
 
 fn transact(steps: Vec<Step>, names: &[(String, Option<&Rule>)]) -> Result<(), NetfilterError> {
@@ -222,7 +184,7 @@ fn refused(errno: Errno, step: String, rule: Option<Rule>) -> NetfilterError {
     }
 }
 
-fn open() -> Result<NetfilterSocket, NetfilterError> {
+pub(super) fn open() -> Result<NetfilterSocket, NetfilterError> {
     NetfilterSocket::open().map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(errno @ (Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)) => NetfilterError::Unsupported(errno),
         _ => NetfilterError::Socket { attempted: "opening a socket", source },
@@ -241,17 +203,17 @@ pub(super) fn dump(
     })
 }
 
-fn new_table(name: &str) -> Step {
+fn new_table(family: TableFamily, name: &str) -> Step {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
-    step(NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE)
+    step(protocol(family), NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE)
 }
 
-fn delete_table(name: &str) -> Step {
+fn delete_table(family: TableFamily, name: &str) -> Step {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
-    step(NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
+    step(protocol(family), NfTablesMessage::DeleteTable(TableMessage { attributes }), 0)
 }
 
-fn new_chain(table: &str, chain: &Chain) -> Step {
+fn new_chain(family: TableFamily, table: &str, chain: &Chain) -> Step {
     let number = match chain.hook {
         Hook::Prerouting => InetHookNumber::PreRouting,
         Hook::Input => InetHookNumber::LocalIn,
@@ -268,7 +230,7 @@ fn new_chain(table: &str, chain: &Chain) -> Step {
         ChainAttribute::Policy(POLICY_ACCEPT),
         ChainAttribute::Type(kind_name(chain.kind).to_owned()),
     ];
-    step(NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE)
+    step(protocol(family), NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE)
 }
 
 const fn kind_name(kind: ChainKind) -> &'static str {
@@ -278,8 +240,8 @@ const fn kind_name(kind: ChainKind) -> &'static str {
     }
 }
 
-fn new_rule(table: &str, chain: &str, rule: &Rule, set: u32) -> Step {
-    let expressions = encode::expressions(rule, set).into_iter().map(ListAttribute::from).collect();
+fn new_rule(family: TableFamily, table: &str, chain: &str, rule: &Rule, set: u32) -> Step {
+    let expressions = encode::expressions(rule, set, family).into_iter().map(ListAttribute::from).collect();
     let text = rule.comment.as_bytes();
     let length = u8::try_from(text.len() + 1).expect("comments are at most 127 bytes");
     let comment = [&[COMMENT, length], text, &[0]].concat();
@@ -289,15 +251,23 @@ fn new_rule(table: &str, chain: &str, rule: &Rule, set: u32) -> Step {
         RuleAttribute::Expressions(expressions),
         RuleAttribute::UserData(comment),
     ];
-    step(NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
+    step(protocol(family), NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
 }
 
-pub(super) const fn step(message: NfTablesMessage, flags: u16) -> Step {
-    Step { family: NetfilterProtoFamily::Inet, message, flags }
+pub(super) const fn step(family: NetfilterProtoFamily, message: NfTablesMessage, flags: u16) -> Step {
+    Step { family, message, flags }
+}
+
+const fn protocol(family: TableFamily) -> NetfilterProtoFamily {
+    match family {
+        TableFamily::Inet => NetfilterProtoFamily::Inet,
+        TableFamily::Ip => NetfilterProtoFamily::IPv4,
+        TableFamily::Ip6 => NetfilterProtoFamily::IPv6,
+    }
 }
 
 /// A base chain without its rules, and its table.
-fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
+pub(super) fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
     let (mut table, mut name, mut kind, mut hook, mut priority) = ("", "", "", None, 0);
     for attribute in &message.attributes {
         match attribute {
@@ -332,15 +302,15 @@ fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
 }
 
 /// What of a rule message matters here.
-struct RuleView<'a> {
-    table: &'a str,
+pub(super) struct RuleView<'a> {
+    pub(super) table: &'a str,
     chain: &'a str,
-    expressions: Vec<Expressions>,
+    pub(super) expressions: Vec<Expressions>,
     comment: String,
 }
 
 impl<'a> RuleView<'a> {
-    fn of(message: &'a NfTablesMessage) -> Option<Self> {
+    pub(super) fn of(message: &'a NfTablesMessage) -> Option<Self> {
         let NfTablesMessage::NewRule(message) = message else { return None };
         let mut view = Self { table: "", chain: "", expressions: Vec::new(), comment: String::new() };
         for attribute in &message.attributes {

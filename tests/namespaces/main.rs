@@ -6,9 +6,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backends;
 mod lifecycle;
 mod matrix;
 mod proof;
 mod refusals;
 mod side_doors;
+mod split;
+mod tools;
 mod traffic;

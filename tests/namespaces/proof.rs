@@ -50,6 +50,11 @@ fn rules_that_do_not_work_are_rolled_back() {
             }
             pod.feed("nft -f -", &format!("table inet foreign {{\n{chains}\n}}"));
             let before = pod.nft_ruleset();
+            if fault.starts_with("TPROXY") {
+                // It leaves connections their destination, so that they only seem to arrive where they should.
+                let finished = init(&pod, &["--mode", "bypass"]);
+                cells.check(format!("{fault}, bypass mode: exit code"), &finished.code, &4);
+            }
             let finished = init(&pod, &[]);
             let cell = format!("{fault}, {}:", mesh.map_or("no mesh", |mesh| mesh.name));
             cells.check(format!("{cell} exit code"), &finished.code, &4);

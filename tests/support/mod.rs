@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here skips. Without the privilege that a test needs, it fails and names the script that gives it.
 
+pub(crate) mod backend;
 pub(crate) mod forge;
 pub(crate) mod init;
 pub(crate) mod mesh;

@@ -4,24 +4,24 @@
 
 use std::fmt::Write as _;
 
-use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset, Side};
+use crate::core::ruleset::{Action, Chain, ChainKind, Family, Hook, Match, Rule, Ruleset, Side, TableFamily};
 
 /// The text of a script that `nft -f` takes, ending in a newline.
 #[must_use]
 pub fn render(ruleset: &Ruleset) -> String {
-    let table = format!("table inet {}", ruleset.table);
+    let table = format!("table {} {}", ruleset.family.name(), ruleset.table);
     let mut text = format!("{table}\ndelete {table}\n{table} {{\n");
     for (i, chain) in ruleset.chains.iter().enumerate() {
         if i > 0 {
             text.push('\n');
         }
-        render_chain(&mut text, chain);
+        render_chain(&mut text, chain, ruleset.family);
     }
     text.push_str("}\n");
     text
 }
 
-fn render_chain(text: &mut String, chain: &Chain) {
+fn render_chain(text: &mut String, chain: &Chain, family: TableFamily) {
     let kind = match chain.kind {
         ChainKind::Nat => "nat",
         ChainKind::Filter => "filter",
@@ -35,17 +35,17 @@ fn render_chain(text: &mut String, chain: &Chain) {
     let _ = writeln!(text, "\tchain {} {{", chain.name);
     let _ = writeln!(text, "\t\ttype {kind} hook {hook} priority {}; policy accept;", chain.priority);
     for rule in &chain.rules {
-        let _ = writeln!(text, "\t\t{}", render_rule(rule));
+        let _ = writeln!(text, "\t\t{}", render_rule(rule, family));
     }
     text.push_str("\t}\n");
 }
 
-/// One rule, as it stands inside a chain.
+/// One rule, as it stands inside a chain of a table of the family.
 #[must_use]
-pub fn render_rule(rule: &Rule) -> String {
+pub fn render_rule(rule: &Rule, family: TableFamily) -> String {
     let mut words: Vec<String> = Vec::new();
-    if let Action::NullBinding(family) = rule.action {
-        words.push(format!("meta nfproto {}", nfproto(family)));
+    if let (Action::NullBinding(family), TableFamily::Inet) = (&rule.action, family) {
+        words.push(format!("meta nfproto {}", nfproto(*family)));
     }
     let mut l4proto = "th";
     for condition in &rule.matches {
@@ -83,17 +83,21 @@ pub fn render_rule(rule: &Rule) -> String {
         }
     }
     words.push("counter".to_owned());
-    words.push(match rule.action {
-        Action::NullBinding(Family::V4) => "dnat ip to ip daddr".to_owned(),
-        Action::NullBinding(Family::V6) => "dnat ip6 to ip6 daddr".to_owned(),
-        Action::Redirect(port) => format!("redirect to :{port}"),
-        Action::RejectWithReset => "reject with tcp reset".to_owned(),
-        Action::RejectPortUnreachable => "reject with icmpx port-unreachable".to_owned(),
-        Action::Drop => "drop".to_owned(),
-        Action::SetMark(mark) => format!("meta mark set {mark:#x}"),
-        Action::ClearMarks => "meta mark set 0x0 ct mark set 0x0".to_owned(),
-        Action::Accept => "accept".to_owned(),
-        Action::NoTrack => "notrack".to_owned(),
+    words.push(match (&rule.action, family) {
+        (Action::NullBinding(Family::V4), TableFamily::Inet) => "dnat ip to ip daddr".to_owned(),
+        (Action::NullBinding(Family::V6), TableFamily::Inet) => "dnat ip6 to ip6 daddr".to_owned(),
+        (Action::NullBinding(Family::V4), _) => "dnat to ip daddr".to_owned(),
+        (Action::NullBinding(Family::V6), _) => "dnat to ip6 daddr".to_owned(),
+        (Action::RejectPortUnreachable, TableFamily::Ip) => "reject with icmp port-unreachable".to_owned(),
+        (Action::RejectPortUnreachable, TableFamily::Ip6) => "reject with icmpv6 port-unreachable".to_owned(),
+        (Action::Redirect(port), _) => format!("redirect to :{port}"),
+        (Action::RejectWithReset, _) => "reject with tcp reset".to_owned(),
+        (Action::RejectPortUnreachable, _) => "reject with icmpx port-unreachable".to_owned(),
+        (Action::Drop, _) => "drop".to_owned(),
+        (Action::SetMark(mark), _) => format!("meta mark set {mark:#x}"),
+        (Action::ClearMarks, _) => "meta mark set 0x0 ct mark set 0x0".to_owned(),
+        (Action::Accept, _) => "accept".to_owned(),
+        (Action::NoTrack, _) => "notrack".to_owned(),
     });
     words.push(format!("comment \"{}\"", rule.comment));
     words.join(" ")

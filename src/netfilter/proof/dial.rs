@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(super) struct Listener {
     socket: Socket,
     /// Whose place it takes, for people.
     pub(super) label: String,
-    family: Family,
+    bound: SocketAddr,
 }
 
 /// A token that arrived.
@@ -35,9 +35,11 @@ pub(super) struct Listener {
 pub(super) struct Arrival {
     pub(super) token: Token,
     pub(super) label: String,
+    /// Where the listener listens: what TPROXY hands to it has another local end.
+    pub(super) bound: SocketAddr,
     /// Where the dialler meant to go, if the connection was redirected.
     pub(super) original: Option<SocketAddr>,
-    /// The listener's own end.
+    /// The connection's own end.
     pub(super) local: Option<SocketAddr>,
 }
 
@@ -56,13 +58,13 @@ impl Listener {
         }
         socket.bind(&address.into())?;
         socket.listen(64)?;
-        Ok(Self { socket, label: label.into(), family })
+        Ok(Self { socket, label: label.into(), bound: address })
     }
 
     fn accept(&self) -> Option<Connection> {
         let (socket, _) = self.socket.accept().ok()?;
         socket.set_nonblocking(true).ok()?;
-        let original = match self.family {
+        let original = match Family::of(self.bound.ip()) {
             Family::V4 => socket.original_dst_v4(),
             Family::V6 => socket.original_dst_v6(),
         };
@@ -71,6 +73,7 @@ impl Listener {
             local: socket.local_addr().ok().and_then(|address| address.as_socket()),
             stream: socket.into(),
             label: self.label.clone(),
+            bound: self.bound,
             received: Vec::with_capacity(TOKEN),
         })
     }
@@ -79,6 +82,7 @@ impl Listener {
 struct Connection {
     stream: TcpStream,
     label: String,
+    bound: SocketAddr,
     original: Option<SocketAddr>,
     local: Option<SocketAddr>,
     received: Vec<u8>,
@@ -91,7 +95,7 @@ impl Connection {
             self.received.extend_from_slice(&bytes[self.received.len()..self.received.len() + count]);
             if let Ok(token) = Token::try_from(self.received.as_slice()) {
                 let (label, original, local) = (self.label.clone(), self.original, self.local);
-                return Some(Arrival { token, label, original, local });
+                return Some(Arrival { token, label, bound: self.bound, original, local });
             }
         }
         None
@@ -192,15 +196,6 @@ pub(super) fn collect(
         // An error here only means to look again, and the deadline ends that.
         let _ = poll(&mut waiting, PollTimeout::from(2u8));
     }
-}
-
-/// Whether the namespace has the family at all: a pod without IPv6 has not even `::1`.
-pub(super) fn family_exists(family: Family) -> bool {
-    let loopback = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
-    };
-    std::net::TcpListener::bind(SocketAddr::new(loopback, 0)).is_ok()
 }
 
 fn stream_socket(family: Family) -> io::Result<Socket> {

@@ -14,11 +14,15 @@ use std::time::Duration;
 
 use self::dial::{Arrival, Listener, Probe, Token};
 use self::scaffold::{Scaffold, ScaffoldError};
+use crate::core::backend::Backend;
 use crate::core::config::RedirectMode;
 use crate::core::plan::{RedirectPlan, TABLE};
 use crate::core::ports::PortSet;
-use crate::core::ruleset::{Family, Ruleset};
-use crate::netfilter::{self, NetfilterError, table};
+use crate::core::ruleset::Family;
+use crate::core::xtables::CHAIN_PREFIX;
+use crate::netfilter::backend::Standing;
+use crate::netfilter::iptables::{self, IptablesError};
+use crate::netfilter::{self, NetfilterError, namespace, others};
 
 /// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
 const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
@@ -104,15 +108,32 @@ impl fmt::Display for Proof {
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
     /// The kernel does not have what was written.
-    #[error("the kernel's table inet {TABLE} is not what was written; something changed it meanwhile: {0}")]
+    #[error("the kernel's rules are not what was written; something changed them meanwhile: {0}")]
     NotAsWritten(String),
     /// Connections ended elsewhere.
-    #[error("the rules stand but something in this pod beats them:\n  {}\nRun `nft list ruleset` in the pod to see \
-             what else is there", shortened(.0))]
-    Ineffective(Vec<String>),
+    #[error("the rules stand but something in this pod beats them:\n  {}\n{}", shortened(.failures), way_out(*.backend))]
+    Ineffective {
+        /// By what the rules stand.
+        backend: Backend,
+        /// A line each.
+        failures: Vec<String>,
+    },
     /// Rules could not be read, or the proof's own not applied.
     #[error("the proof could not be carried out")]
     Netfilter(#[from] NetfilterError),
+    /// The same, by a tool.
+    #[error("the proof could not be carried out")]
+    Iptables(#[from] IptablesError),
+}
+
+const fn way_out(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Nft => "Run `nft list ruleset` in the pod to see what else is there",
+        Backend::Iptables(_) => {
+            "iptables' rules can be overtaken: --backend nft comes before every mesh's rules, on a node with nf_tables. \
+             Run `iptables-save` and `nft list ruleset` in the pod to see what else is there"
+        }
+    }
 }
 
 fn shortened(failures: &[String]) -> String {
@@ -124,30 +145,31 @@ fn shortened(failures: &[String]) -> String {
     lines.join("\n  ")
 }
 
-/// Proves that `ruleset`, which is applied, does what `plan` is for.
+/// Proves that the rules, which stand, do what `plan` is for.
 ///
 /// # Errors
 /// [`ProofError`]; the rules still stand then, the proof's own traces do not.
-pub fn prove(plan: &RedirectPlan, ruleset: &Ruleset) -> Result<Vec<Proof>, ProofError> {
-    read_back(ruleset)?;
-    let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| dial::family_exists(*family)).collect();
+pub fn prove(plan: &RedirectPlan, standing: &Standing) -> Result<Vec<Proof>, ProofError> {
+    read_back(standing)?;
+    let backend = standing.backend();
+    let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| namespace::has_family(*family)).collect();
     let subjects = subjects(plan, &families);
-    let scaffold = match Scaffold::build(&families, &subjects) {
+    let scaffold = match Scaffold::build(backend, &families, &subjects) {
         Ok(scaffold) => scaffold,
-        Err(ScaffoldError::Netfilter(error)) => return Err(error.into()),
-        Err(ScaffoldError::Link(reason)) => return by_read_back(subjects, &reason),
+        Err(ScaffoldError::Rules(error)) => return Err(error),
+        Err(ScaffoldError::Link(reason)) => return by_read_back(backend, subjects, &reason),
     };
     let verdicts = probe_all(plan, &subjects, &scaffold.without);
     let left = scaffold.passed_straight();
     drop(scaffold);
-    judge(verdicts, &left?)
+    judge(backend, verdicts, &left?)
 }
 
 /// Removes what a run that was killed in its proof left behind.
 ///
 /// # Errors
-/// See [`NetfilterError`].
-pub fn remove_leftovers() -> Result<(), NetfilterError> {
+/// See [`ProofError`].
+pub fn remove_leftovers() -> Result<(), ProofError> {
     if link::exists() {
         tracing::warn!("removing what an earlier, killed run left of its proof");
         scaffold::remove()?;
@@ -155,12 +177,28 @@ pub fn remove_leftovers() -> Result<(), NetfilterError> {
     Ok(())
 }
 
-fn read_back(ruleset: &Ruleset) -> Result<(), ProofError> {
-    let Some(found) = netfilter::read(TABLE)? else { return Err(ProofError::NotAsWritten("it is gone".to_owned())) };
-    for chain in &ruleset.chains {
-        let same = found.ruleset.chains.iter().find(|other| other.name == chain.name);
-        if same != Some(chain) {
-            return Err(ProofError::NotAsWritten(format!("chain {} differs", chain.name)));
+fn read_back(standing: &Standing) -> Result<(), ProofError> {
+    let differs = |what: String| Err(ProofError::NotAsWritten(what));
+    match standing {
+        Standing::Nft(applied) => {
+            for ruleset in &applied.rulesets {
+                let name = format!("table {} {TABLE}", ruleset.family.name());
+                let Some(found) = netfilter::read(ruleset.family, TABLE)? else {
+                    return differs(format!("{name} is gone"));
+                };
+                for chain in &ruleset.chains {
+                    let same = found.ruleset.chains.iter().find(|other| other.name == chain.name);
+                    if same != Some(chain) {
+                        return differs(format!("chain {} of {name} differs", chain.name));
+                    }
+                }
+            }
+        }
+        Standing::Iptables(held) => {
+            let found = iptables::held(held.variant, CHAIN_PREFIX)?;
+            if let Some(what) = held.difference(found.as_ref()) {
+                return differs(what);
+            }
         }
     }
     Ok(())
@@ -195,11 +233,15 @@ fn samples(ports: &PortSet) -> Vec<u16> {
     samples
 }
 
-fn by_read_back(subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
-    let before = table::nat_chains_before_ours()?;
+fn by_read_back(backend: Backend, subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
+    let before = match backend {
+        Backend::Nft => others::nat_chains_before_ours()?,
+        Backend::Iptables(variant) => iptables::before_ours(variant)?,
+    };
     if !before.is_empty() {
         let list = before.join(", ");
-        return Err(ProofError::Ineffective(vec![format!("nat chains that come before ours: {list} ({reason})")]));
+        let failures = vec![format!("nat chains that come before ours, or may: {list} ({reason})")];
+        return Err(ProofError::Ineffective { backend, failures });
     }
     let kind = ProofKind::ReadBack(reason.to_owned());
     Ok(subjects.into_iter().map(|subject| Proof { subject, kind: kind.clone() }).collect())
@@ -293,7 +335,7 @@ fn listeners(plan: &RedirectPlan, subjects: &[Subject]) -> (Vec<Listener>, Vec<(
     (listeners, busy)
 }
 
-fn judge(verdicts: Vec<Verdict>, left: &[(Family, u16)]) -> Result<Vec<Proof>, ProofError> {
+fn judge(backend: Backend, verdicts: Vec<Verdict>, left: &[(Family, u16)]) -> Result<Vec<Proof>, ProofError> {
     let mut proofs = Vec::new();
     let mut failures = Vec::new();
     let mut obstacles: Vec<(Subject, String)> = Vec::new();
@@ -311,10 +353,10 @@ fn judge(verdicts: Vec<Verdict>, left: &[(Family, u16)]) -> Result<Vec<Proof>, P
         }
     }
     if !failures.is_empty() {
-        return Err(ProofError::Ineffective(failures));
+        return Err(ProofError::Ineffective { backend, failures });
     }
     for (subject, reason) in obstacles {
-        proofs.extend(by_read_back(vec![subject], &reason)?);
+        proofs.extend(by_read_back(backend, vec![subject], &reason)?);
     }
     Ok(proofs)
 }
@@ -322,6 +364,12 @@ fn judge(verdicts: Vec<Verdict>, left: &[(Family, u16)]) -> Result<Vec<Proof>, P
 /// What is wrong with where a probe ended, if anything.
 fn failure(subject: Subject, arrival: Option<&Arrival>, left: &[(Family, u16)]) -> Option<String> {
     let place = place_of(subject);
+    // TPROXY leaves a connection its destination: who took it, only the listener tells.
+    if let Some(arrival) = arrival
+        && arrival.bound.port() != place.port()
+    {
+        return Some(describe(arrival));
+    }
     match (subject.direction, subject.expected, arrival) {
         (Direction::Outbound, Expected::Straight, None) => (!left.contains(&(subject.family, subject.port)))
             .then(|| "the connection did not leave as it was made".to_owned()),
