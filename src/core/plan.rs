@@ -123,7 +123,12 @@ impl RedirectPlan {
             for local in local_destinations(substitutes) {
                 for family in Family::BOTH.into_iter().filter(|family| local_in_family(&local, *family)) {
                     let action = Action::NullBinding(family);
-                    rules.push(Rule::tcp(remoting, &[local.clone()], action, "to this pod itself: straight"));
+                    rules.push(Rule::tcp(
+                        remoting,
+                        std::slice::from_ref(&local),
+                        action,
+                        "to this pod itself: straight",
+                    ));
                 }
             }
             let action = Action::Redirect(self.agent.outbound);
