@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Judges a capture of the wire between the pods.
 
-usage: wire.py tls|plaintext CAPTURE FROM>TO...
+usage: wire.py tls|plaintext CAPTURE SINCE FROM>TO...
 
 FROM>TO names two pods by number: 1>2 is what pod 1 sent to pod 2. A connection's two directions belong to different
-pairs. Only connections whose start was captured are judged (the markers, in all of them).
+pairs.
 
 tls        For every pair: each connection's bytes, from the first, are whole TLS records; no marker of plaintext
-           Artery; and at least MIN_TLS_BYTES of TLS, so that an empty capture is no proof.
+           Artery; and at least MIN_TLS_BYTES of TLS, so that an empty capture is no proof. Of a connection that is
+           older than the capture only what it sent after SINCE is judged (seconds since 1970), by the markers.
 plaintext  For every pair, markers of plaintext Artery: shows that `tls` would find them.
 
 Prints one line of findings, and exits 1 if they are not as asked.
@@ -50,23 +51,23 @@ class Stream:
 
 
 def packets(capture):
-    """(timestamped) frames of a pcap file, as tcpdump writes it; a last one cut short is left out."""
+    """(seconds since 1970, frame) of a pcap file, as tcpdump writes it; a last one cut short is left out."""
     with open(capture, "rb") as file:
         header = file.read(24)
         if len(header) < 24 or header[:4] not in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1"):
             sys.exit(f"{capture} is not a little-endian pcap file")
         while len(head := file.read(16)) == 16:
-            length = struct.unpack("<4I", head)[2]
+            seconds, _, length, _ = struct.unpack("<4I", head)
             frame = file.read(length)
             if len(frame) < length:
                 return
-            yield frame
+            yield seconds, frame
 
 
-def streams(capture):
+def streams(capture, since):
     """(source, source port, destination, destination port) → Stream; addresses are pods' numbers."""
     found = collections.defaultdict(Stream)
-    for frame in packets(capture):
+    for seconds, frame in packets(capture):
         if struct.unpack_from("!H", frame, 12)[0] != ETHERTYPE_IPV4 or frame[23] != PROTOCOL_TCP:
             continue
         ip = 14
@@ -84,8 +85,11 @@ def streams(capture):
             found[key].first_sequence = (sequence + 1) % 2**32
             continue
         payload = frame[tcp + (frame[tcp + 12] >> 4) * 4 : end]
-        if len(payload) > len(found[key].segments.get(sequence, b"")):
-            found[key].segments[sequence] = payload
+        stream = found[key]
+        if stream.first_sequence is None and seconds < since:
+            continue
+        if len(payload) > len(stream.segments.get(sequence, b"")):
+            stream.segments[sequence] = payload
     return found
 
 
@@ -110,11 +114,11 @@ def markers(stream):
 
 
 def main():
-    if len(sys.argv) < 4 or sys.argv[1] not in ("tls", "plaintext"):
+    if len(sys.argv) < 5 or sys.argv[1] not in ("tls", "plaintext"):
         sys.exit(__doc__)
-    expected, capture, pairs = sys.argv[1], sys.argv[2], sys.argv[3:]
+    expected, capture, since, pairs = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
     seen = {pair: collections.Counter() for pair in pairs}
-    for (source, _, destination, *_), stream in streams(capture).items():
+    for (source, _, destination, *_), stream in streams(capture, since).items():
         counts = seen.get(f"{source}>{destination}")
         if counts is None:
             continue

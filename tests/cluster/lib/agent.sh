@@ -36,14 +36,17 @@ load_mesh_and_program_rules() {
   fi
 }
 
-# start_agent POD MODE – as its own user, without capabilities, and waits until it is ready.
+# start_agent POD MODE – as its own user, without capabilities.
 start_agent() {
   local pod=$1 mode=$2
   # shellcheck disable=SC2046  # several words
   start "agent$pod" "$run_dir/pod$pod/agent.log" ip netns exec "pod$pod" \
     setpriv --reuid "$agent_uid" --regid "$agent_uid" --clear-groups --no-new-privs --pdeathsig KILL \
     $(bypassctl) proxy --tls-dir "$pki/node$pod" --mode "$mode"
-  wait_until 10 agent_is_ready "$pod" || fail "agent $pod is not ready; agent.log ends: $(tail -n1 "$run_dir/pod$pod/agent.log")"
+}
+
+wait_for_agent() {
+  wait_until 10 agent_is_ready "$1" || fail "agent $1 is not ready; agent.log ends: $(tail -n1 "$run_dir/pod$1/agent.log")"
 }
 
 agent_is_ready() {
@@ -51,20 +54,18 @@ agent_is_ready() {
     in_pod "$1" curl --silent --fail --max-time 2 --output /dev/null "http://$(pod_ip "$1"):$admin_port/ready"
 }
 
-# meshed_pod POD strict|permissive – the mesh, the rules and the agent.
-meshed_pod() {
-  local pod=$1 mode=$2 options=()
-  [[ $mode == permissive ]] && options=(--side-doors open)
-  load_mesh_and_program_rules "$pod" "${options[@]}" ||
-    fail "no rules in pod $pod; init.log ends: $(tail -n1 "$run_dir/pod$pod/init.log")" || return
-  start_agent "$pod" "$mode"
-}
-
+# meshed_pods strict|permissive POD... – the mesh, the rules and the agent in each; returns when the agents are ready.
 meshed_pods() {
-  local mode=$1 pod
+  local mode=$1 pod options=()
   shift
+  [[ $mode == permissive ]] && options=(--side-doors open)
   for pod in "$@"; do
-    meshed_pod "$pod" "$mode" || return
+    load_mesh_and_program_rules "$pod" "${options[@]}" ||
+      fail "no rules in pod $pod; init.log ends: $(tail -n1 "$run_dir/pod$pod/init.log")" || return
+    start_agent "$pod" "$mode"
+  done
+  for pod in "$@"; do
+    wait_for_agent "$pod" || return
   done
 }
 

@@ -190,7 +190,8 @@ agent_outage() {
   else
     stop agent2
     pause "$seconds"
-    start_agent 2 strict || return
+    start_agent 2 strict
+    wait_for_agent 2 || return
   fi
   ended_at=$(now_ms)
   wait_for_pings 30 || return
@@ -235,14 +236,15 @@ scenario_migrate() {
   for pod in 1 2 3; do
     replace_pod "$pod" permissive || return
   done
-  # Connections that are older than the capture are judged by markers only.
   start_capture || return
   for pod in 1 2 3; do
     replace_pod "$pod" strict || return
   done
+  local migrated_at
+  migrated_at=$(date +%s)
   wait_for_pings 20 || return
   (($(count_events 'CLUSTER UnreachableMember') == 0)) || fail "a node was seen unreachable" || return
-  wire_is tls "${every_direction[@]}"
+  wire_since "$((migrated_at + 1))" tls "${every_direction[@]}"
 }
 
 # One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins.
@@ -255,7 +257,7 @@ replace_pod() {
   stop "agent$pod"
   delete_pod "$pod"
   create_pod "$pod"
-  meshed_pod "$pod" "$mode" || return
+  meshed_pods "$mode" "$pod" || return
   start_node "$pod" "$(join $((pod % 3 + 1)))"
   wait_until 60 all_see_up 3 1 2 3 || fail "pod $pod, $mode: the cluster did not become whole" || return
   give_turn

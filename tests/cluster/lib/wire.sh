@@ -14,11 +14,16 @@ start_capture() {
 
 # wire_is tls|plaintext FROM>TO...
 wire_is() {
-  local finding
-  finding=$("$here/wire.py" "$1" "$(capture_file)" "${@:2}" 2>&1)
-  local verdict=$?
+  wire_since 0 "$@"
+}
+
+# wire_since SECONDS tls|plaintext FROM>TO... – connections older than the capture are judged from that time on.
+wire_since() {
+  local finding verdict
+  finding=$("$here/wire.py" "$2" "$(capture_file)" "$1" "${@:3}" 2>&1)
+  verdict=$?
   detail "$finding"
-  ((verdict == 0)) || fail "the wire is not all $1"
+  ((verdict == 0)) || fail "the wire is not all $2"
 }
 
 every_direction=('1>2' '2>1' '1>3' '3>1' '2>3' '3>2')
