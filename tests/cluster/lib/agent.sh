@@ -54,6 +54,12 @@ agent_is_ready() {
     in_pod "$1" curl --silent --fail --max-time 2 --output /dev/null "http://$(pod_ip "$1"):$admin_port/ready"
 }
 
+# agent_metric POD NAME – the sum of a counter over its labels.
+agent_metric() {
+  in_pod "$1" curl --silent --max-time 3 "http://$(pod_ip "$1"):$admin_port/metrics" |
+    awk -v name="$2" '$1 == name || index($1, name "{") == 1 { sum += $2 } END { print sum + 0 }'
+}
+
 # meshed_pods strict|permissive POD... – the mesh, the rules and the agent in each; returns when the agents are ready.
 meshed_pods() {
   local mode=$1 pod options=()

@@ -12,6 +12,7 @@ now_ms() {
 start() {
   local name=$1 log=$2
   shift 2
+  : >>"$log"
   setpriv --pdeathsig KILL "$@" >>"$log" 2>&1 </dev/null 9>&- &
   processes[$name]=$!
 }

@@ -65,14 +65,19 @@ scenario_strict() {
 }
 
 # A permissive agent forms a cluster with nodes that have no agent: it takes their plaintext in, and dials them in
-# plaintext after it has offered TLS.
+# plaintext after it has offered TLS. It counts both.
 scenario_permissive() {
   fresh_pods
   meshed_pods permissive 1 || return
   take_turn
   start_nodes && wait_for_cluster 3 1 2 3 || return
   give_turn
-  wait_for_pings 20
+  wait_for_pings 20 || return
+  local accepted fallbacks
+  accepted=$(agent_metric 1 bypassctl_plaintext_accepted_total)
+  fallbacks=$(agent_metric 1 bypassctl_permissive_fallbacks_total)
+  detail "plaintext_accepted=$accepted" "fallbacks=$fallbacks"
+  ((accepted >= 2 && fallbacks >= 2)) || fail "the agent does not count what it let through"
 }
 
 # A node with Artery's own TLS and two with agents are one cluster, and all of it is TLS.
