@@ -99,8 +99,8 @@ scenario_mixed() {
 scenario_bootstrap() {
   local pod arguments
   fresh_pods
-  echo token >"$run_dir/token"
-  echo default >"$run_dir/namespace"
+  printf token >"$run_dir/token"
+  printf default >"$run_dir/namespace"
   start kubernetes "$run_dir/kubernetes.log" ip netns exec switch setpriv --pdeathsig KILL \
     python3 "$here/kubernetes_api.py" "$switch_ip" "$pki/kubernetes" "$(pod_ip 1)" "$(pod_ip 2)" "$(pod_ip 3)"
   meshed_pods strict 1 2 3 || return
