@@ -8,6 +8,7 @@ mod admin;
 mod board;
 mod canary;
 mod connection;
+mod crowd;
 mod drain;
 mod handshake;
 mod inbound;

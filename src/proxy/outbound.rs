@@ -5,7 +5,6 @@
 
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -13,6 +12,7 @@ use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
 use crate::core::route::{self, OriginalDst, Route};
 use crate::proxy::Sidecar;
+use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Agreed, Failed, Watched};
 use crate::proxy::socket::{FarEnd, dial, original_dst, reset_on_close, tune};
@@ -25,7 +25,7 @@ enum Peer {
 /// Serves a connection to its end; `None` if it was the sidecar's own canary.
 pub(super) async fn serve(
     app: TcpStream,
-    unfinished: OwnedSemaphorePermit,
+    unfinished: Unfinished,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Option<Reason> {

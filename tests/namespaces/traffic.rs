@@ -155,6 +155,32 @@ fn connections_older_than_the_rules_go_on() {
     });
 }
 
+/// Remoting and management connections that are older than every rule go on as they are when a mesh that would capture
+/// their next packet comes with ours: nobody takes them for new.
+#[test]
+fn connections_older_than_the_mesh_go_on_straight() {
+    check_all(&Setup::all(), |setup, cells| {
+        for mode in ["capture", "bypass"] {
+            let (pod, other) = Pod::pair();
+            let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
+            let mut calls = Vec::new();
+            for family in Family::BOTH {
+                for port in [REMOTING, MANAGEMENT] {
+                    for (from, to) in [(&pod, &other), (&other, &pod)] {
+                        let to = to.at(family, port);
+                        calls.push((to, Call::open(from, APP, to).unwrap_or_else(|answer| panic!("{to}: {answer}"))));
+                    }
+                }
+            }
+            setup.apply(&pod, &["--mode", mode]);
+            for (to, call) in &mut calls {
+                let seen = call.still_echoes().map_or_else(|error| error.to_string(), |()| "an echo".to_owned());
+                cells.check(format!("{setup} {mode} to {to}"), &seen, &"an echo".to_owned());
+            }
+        }
+    });
+}
+
 /// A second `init`, as when the pod's init containers run again, does not break what the rules have redirected already.
 #[test]
 fn redirected_connections_live_through_a_second_init() {
