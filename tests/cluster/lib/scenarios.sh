@@ -255,7 +255,6 @@ scenario_migrate() {
 # One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins.
 replace_pod() {
   local pod=$1 mode=$2
-  take_turn
   is_running "agent$pod" && signal "agent$pod" TERM
   signal "node$pod" TERM
   wait_until 30 has_exited "node$pod" || fail "node $pod does not end" || return
@@ -263,6 +262,7 @@ replace_pod() {
   delete_pod "$pod"
   create_pod "$pod"
   meshed_pods "$mode" "$pod" || return
+  take_turn
   start_node "$pod" "$(join $((pod % 3 + 1)))"
   wait_until 60 all_see_up 3 1 2 3 || fail "pod $pod, $mode: the cluster did not become whole" || return
   give_turn
