@@ -1,10 +1,12 @@
 //! `bypassctl init`: settings → plan → rules, applied, read back, proven; or nothing.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use tracing::{info, warn};
 
 use crate::cli::InitArgs;
-use crate::commands::{Failure, Outcome};
+use crate::commands::{Failure, Outcome, print};
 use crate::core::backend::{Backend, BackendChoice};
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID, RedirectMode};
 use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
@@ -14,16 +16,22 @@ use crate::core::ruleset::{Chain, Family};
 use crate::core::xtables::CHAIN_PREFIX;
 use crate::netfilter::backend::{self, BackendError, Rejected, Snapshot, Standing};
 use crate::netfilter::iptables::{self, IptablesError};
+use crate::netfilter::lock::NamespaceLock;
 use crate::netfilter::proof::{self, Proof, ProofError};
 use crate::netfilter::{self, Applied, NetfilterError, namespace};
+
+/// Longer than any proof takes.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     let mut plan = plan(args).map_err(Failure::usage)?;
     if args.dry_run {
-        print!("{}", rendered(&plan, args.backend));
+        print(&rendered(&plan, args.backend))?;
         return Ok(Outcome::Done);
     }
     refuse_host_network(args)?;
+    // A second run would take the first one's proof for what a killed run left.
+    let _lock = NamespaceLock::acquire(LOCK_LIMIT).map_err(Failure::environment)?;
     if args.cleanup {
         return cleanup();
     }
@@ -38,14 +46,30 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     add_mesh_uids(&mut plan)?;
     let before = Snapshot::take().map_err(|error| from_backend(error.into()))?;
     let (standing, rejected) = backend::apply_by(args.backend, &plan).map_err(from_backend)?;
-    name_choice(args.backend, &standing, &rejected);
+    let choice = name_choice(args.backend, &standing, &rejected);
     let proofs = before
         .remove_others(&standing)
         .map_err(anyhow::Error::from)
         .and_then(|()| verify(args, &plan, &standing))
         .map_err(|failure| roll_back(&before, &standing, failure))?;
-    report(&plan, &standing, &proofs);
+    warn_of_interceptors()?;
+    print(&(choice + &report(&plan, &standing, &proofs)))?;
     Ok(Outcome::Done)
+}
+
+/// What the proof cannot meet.
+fn warn_of_interceptors() -> Result<(), Failure> {
+    let rules = match netfilter::interceptors_by_interface() {
+        Err(NetfilterError::Unsupported(_)) => return Ok(()),
+        rules => rules.map_err(from_netfilter)?,
+    };
+    for rule in rules {
+        warn!(
+            rule,
+            "a rule names an interface and acts before nat; the proof's link has another name and did not meet it"
+        );
+    }
+    Ok(())
 }
 
 fn rendered(plan: &RedirectPlan, choice: BackendChoice) -> String {
@@ -108,16 +132,16 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
 fn cleanup() -> Result<Outcome, Failure> {
     proof::remove_leftovers().map_err(from_proof)?;
     let removed = backend::remove_all().map_err(from_backend)?;
-    if removed.is_empty() {
-        println!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove");
+    print(&if removed.is_empty() {
+        format!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove\n")
     } else {
-        println!("removed {}; connections that it redirected live on until they close", removed.join(", "));
-    }
+        format!("removed {}; connections that it redirected live on until they close\n", removed.join(", "))
+    })?;
     Ok(Outcome::Done)
 }
 
 /// Which backend took the rules, and what the pod lacks that the user may miss.
-fn name_choice(choice: BackendChoice, standing: &Standing, rejected: &[Rejected]) {
+fn name_choice(choice: BackendChoice, standing: &Standing, rejected: &[Rejected]) -> String {
     for one in rejected {
         warn!("backend {} is out of the question: {}", one.backend, one.reason);
     }
@@ -127,13 +151,14 @@ fn name_choice(choice: BackendChoice, standing: &Standing, rejected: &[Rejected]
         (BackendChoice::Auto, Backend::Iptables(_)) => "the first that kernel and image have",
         _ => "as asked for",
     };
-    println!("backend {backend}: {why}");
+    let mut text = format!("backend {backend}: {why}\n");
     if !namespace::has_family(Family::V6) {
-        println!("this pod has no IPv6: nothing of it can be, or need be, proven");
+        text += "this pod has no IPv6: nothing of it can be, or need be, proven\n";
     }
     if let Standing::Nft(applied) = standing {
         name_substitutes(applied);
     }
+    text
 }
 
 fn name_substitutes(applied: &Applied) {
@@ -164,7 +189,7 @@ fn roll_back(before: &Snapshot, standing: &Standing, failure: anyhow::Error) -> 
     Failure::not_proven(failure.context(format!("rules applied but not proven, so {outcome}")))
 }
 
-fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) {
+fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) -> String {
     let what = match standing {
         Standing::Nft(applied) => {
             let rules = |chains: &[Chain]| chains.iter().map(|chain| chain.rules.len()).sum::<usize>();
@@ -178,7 +203,7 @@ fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) {
             format!("chains {CHAIN_PREFIX}* of {}: {} rules", standing.backend(), held.rule_count())
         }
     };
-    println!(
+    let mut lines = vec![format!(
         "{what}; remoting {} {}, management {} straight",
         plan.cluster.remoting,
         match plan.mode {
@@ -186,13 +211,12 @@ fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) {
             RedirectMode::Bypass => "straight",
         },
         plan.cluster.management,
-    );
-    for proof in proofs {
-        println!("{proof}");
-    }
+    )];
+    lines.extend(proofs.iter().map(ToString::to_string));
     if proofs.is_empty() {
-        println!("not proven: --no-verify");
+        lines.push("not proven: --no-verify".to_owned());
     }
+    lines.join("\n") + "\n"
 }
 
 fn from_proof(error: ProofError) -> Failure {

@@ -7,9 +7,10 @@ pub mod backend;
 mod decode;
 mod encode;
 mod expression;
+mod foreign;
 pub mod iptables;
+pub mod lock;
 pub mod namespace;
-mod others;
 pub mod proof;
 mod set;
 mod socket;
@@ -24,7 +25,7 @@ use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
 use crate::core::ruleset::{Action, Match, Ruleset, TableFamily};
 use crate::core::xtables::CHAIN_PREFIX;
 
-pub use self::others::mesh_uids;
+pub use self::foreign::{interceptors_by_interface, mesh_uids};
 pub use self::table::{Table, apply, delete, read};
 
 /// Why rules could not be applied or read; nothing was changed.
@@ -155,7 +156,7 @@ pub fn rules_elsewhere() -> Option<String> {
     if let Some(family) = split {
         return Some(format!("the rules are in tables of one family, {} among them", family.name()));
     }
-    let chains = others::iptables_chains().unwrap_or_default();
+    let chains = foreign::iptables_chains().unwrap_or_default();
     if chains.iter().any(|chain| chain.chain.starts_with(CHAIN_PREFIX)) {
         return Some("the rules are in iptables on nf_tables".to_owned());
     }

@@ -304,12 +304,13 @@ pub(super) fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
 /// What of a rule message matters here.
 pub(super) struct RuleView<'a> {
     pub(super) table: &'a str,
-    chain: &'a str,
+    pub(super) chain: &'a str,
     pub(super) expressions: Vec<Expressions>,
     comment: String,
 }
 
 impl<'a> RuleView<'a> {
+    /// The view of a rule; `None` for any other message.
     pub(super) fn of(message: &'a NfTablesMessage) -> Option<Self> {
         let NfTablesMessage::NewRule(message) = message else { return None };
         let mut view = Self { table: "", chain: "", expressions: Vec::new(), comment: String::new() };

@@ -4,8 +4,10 @@
 
 use std::fmt;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
+use bypassctl::core::plan::CANARY;
 use bypassctl::core::ruleset::Family;
 
 use crate::support::backend::{Backend, rules};
@@ -13,7 +15,7 @@ use crate::support::init::{init, must_init};
 use crate::support::mesh::{MESHES, Mesh, VARIANTS};
 use crate::support::pod::Pod;
 use crate::support::probe::{Answer, call};
-use crate::support::roles::{APP, APP_PORTS, CONTROL, REMOTING, agent, app, mesh_proxy, peer};
+use crate::support::roles::{AGENT, AGENT_OUTBOUND, APP, APP_PORTS, CONTROL, REMOTING, agent, app, mesh_proxy, peer};
 use crate::support::setup::{Order, check_all};
 
 /// How it ended.
@@ -126,6 +128,12 @@ fn seen(case: &Case) -> (Outcome, String) {
         return (Outcome::Holds, wrong);
     }
     assert_eq!(case.order, Order::OursFirst, "{case}: init said that it was proven, and {wrong}");
+    if case.mode == "capture" {
+        // `/ready` says so: the canary does not come back to the agent.
+        let _listeners = [agent(&pod), mesh_proxy(&pod, Some(case.mesh))];
+        let to = SocketAddr::new(CANARY[0], AGENT_OUTBOUND);
+        assert_ne!(call(&pod, AGENT, to), Answer::from("agent-outbound", to), "{case}: the canary sees nothing");
+    }
     let again = init(&pod, &arguments);
     if again.code == 4 {
         return (Outcome::Overtaken, wrong);

@@ -12,7 +12,7 @@ use crate::core::backend::Variant;
 use crate::core::render::iptables::{HeldTable, Holding, script};
 use crate::core::ruleset::{Family, TableFamily};
 use crate::core::xtables::{CHAIN_PREFIX, XtChain};
-use crate::netfilter::others::{NamedChain, iptables_chains, nat_chains_up_to};
+use crate::netfilter::foreign::{NamedChain, iptables_chains, nat_chains_up_to};
 use crate::netfilter::{NetfilterError, namespace, table};
 
 pub use self::tool::IptablesError;

@@ -22,7 +22,7 @@ use crate::core::ruleset::Family;
 use crate::core::xtables::CHAIN_PREFIX;
 use crate::netfilter::backend::Standing;
 use crate::netfilter::iptables::{self, IptablesError};
-use crate::netfilter::{self, NetfilterError, namespace, others};
+use crate::netfilter::{self, NetfilterError, foreign, namespace};
 
 /// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
 const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
@@ -235,7 +235,7 @@ fn samples(ports: &PortSet) -> Vec<u16> {
 
 fn by_read_back(backend: Backend, subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
     let before = match backend {
-        Backend::Nft => others::nat_chains_before_ours()?,
+        Backend::Nft => foreign::nat_chains_before_ours()?,
         Backend::Iptables(variant) => iptables::before_ours(variant)?,
     };
     if !before.is_empty() {

@@ -1,4 +1,4 @@
-//! What others have in nf_tables: mesh proxies' user ids, nat chains that come before ours, base chains.
+//! What the rules of others say that matters to ours.
 
 use std::collections::BTreeSet;
 
@@ -59,6 +59,53 @@ pub(super) fn nat_chains_up_to(priority: i32) -> Result<Vec<String>, NetfilterEr
         }
     }
     Ok(before)
+}
+
+/// Rules of others that name an interface and act before nat is asked (TPROXY, notrack), as `table chain`: the proof's
+/// own link has another name, so it does not meet them.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub fn interceptors_by_interface() -> Result<Vec<String>, NetfilterError> {
+    let socket = open()?;
+    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
+    let mut found = Vec::new();
+    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
+        let Some(view) = RuleView::of(&message) else { continue };
+        if view.table != TABLE && names_interface(&view.expressions) && view.expressions.iter().any(acts_before_nat) {
+            found.push(format!("{} {}", view.table, view.chain));
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+fn names_interface(expressions: &[Expressions]) -> bool {
+    let is_name = |key: &MetaKey| matches!(key, MetaKey::Iifname | MetaKey::Oifname | MetaKey::Iif | MetaKey::Oif);
+    expressions.windows(2).any(|pair| match pair {
+        [Expressions::Meta(load), Expressions::Cmp(test)] => {
+            let loads_name = load.iter().any(|attribute| matches!(attribute, Meta::Key(key) if is_name(key)));
+            let is_loopback = |value: &[u8]| value.starts_with(b"lo\0");
+            loads_name
+                && test
+                    .iter()
+                    .any(|attribute| matches!(attribute, Cmp::Data(DataAttribute::Value(value)) if !is_loopback(value)))
+        }
+        _ => false,
+    })
+}
+
+fn acts_before_nat(expression: &Expressions) -> bool {
+    // `NFTA_TARGET_NAME` (linux/netfilter/nf_tables_compat.h) of an iptables-nft target.
+    const NAME: u16 = 1;
+    let Expressions::Other { expression_type, attributes } = expression else { return false };
+    match expression_type.as_str() {
+        "tproxy" | "notrack" => true,
+        "target" => attribute(attributes, NAME).is_some_and(|name| {
+            [&b"TPROXY\0"[..], b"CT\0", b"NOTRACK\0"].iter().any(|target| name.starts_with(target))
+        }),
+        _ => false,
+    }
 }
 
 fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
