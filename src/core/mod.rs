@@ -5,6 +5,7 @@
 
 pub mod checks;
 pub mod config;
+pub mod explain;
 pub mod identity;
 pub mod outcome;
 pub mod plan;

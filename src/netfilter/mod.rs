@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 mod expression;
+pub mod gather;
 pub mod namespace;
 pub mod proof;
 mod set;

@@ -222,7 +222,7 @@ fn refused(errno: Errno, step: String, rule: Option<Rule>) -> NetfilterError {
     }
 }
 
-fn open() -> Result<NetfilterSocket, NetfilterError> {
+pub(super) fn open() -> Result<NetfilterSocket, NetfilterError> {
     NetfilterSocket::open().map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(errno @ (Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)) => NetfilterError::Unsupported(errno),
         _ => NetfilterError::Socket { attempted: "opening a socket", source },
@@ -332,15 +332,15 @@ fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
 }
 
 /// What of a rule message matters here.
-struct RuleView<'a> {
-    table: &'a str,
-    chain: &'a str,
-    expressions: Vec<Expressions>,
-    comment: String,
+pub(super) struct RuleView<'a> {
+    pub(super) table: &'a str,
+    pub(super) chain: &'a str,
+    pub(super) expressions: Vec<Expressions>,
+    pub(super) comment: String,
 }
 
 impl<'a> RuleView<'a> {
-    fn of(message: &'a NfTablesMessage) -> Option<Self> {
+    pub(super) fn of(message: &'a NfTablesMessage) -> Option<Self> {
         let NfTablesMessage::NewRule(message) = message else { return None };
         let mut view = Self { table: "", chain: "", expressions: Vec::new(), comment: String::new() };
         for attribute in &message.attributes {

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod explain;
 mod lifecycle;
 mod matrix;
 mod proof;

@@ -1,4 +1,5 @@
 //! Rulesets as text in the language of a kernel tool.
 
+pub mod explain;
 pub mod nft;
 pub mod report;
