@@ -26,6 +26,7 @@ fn told(answer: &Value) -> String {
     let who = match (kind, port) {
         ("refused", _) => "refused",
         ("dropped", _) => "silence",
+        ("no_route", _) => "Network is unreachable (os error 101)",
         ("straight" | "redirected", _) if local && end["listening"] == false => "refused",
         ("straight" | "redirected", 15001) if local => "mesh-outbound",
         ("straight" | "redirected", 15006) if local => "mesh-inbound",

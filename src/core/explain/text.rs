@@ -44,7 +44,7 @@ impl fmt::Display for Test {
         f.write_str(self.field.name())?;
         let full = self.field.full_mask();
         if self.mask & full != full {
-            write!(f, " & {}", self.field.masked(self.mask))?;
+            write!(f, " & {}{}", self.field.masked(self.mask), if self.negated { "" } else { " ==" })?;
         }
         write!(f, " {}", not(self.negated))?;
         let range = |(first, last): &(u128, u128)| {

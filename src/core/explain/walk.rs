@@ -76,6 +76,13 @@ pub(super) fn walk(filters: &Filters, asked: &Question, surroundings: &dyn Surro
 impl Walk<'_> {
     fn outgoing(&mut self, asked: &Question) -> End {
         let Some(route) = self.route() else { return self.end(EndKind::NoRoute, None) };
+        // Connecting looks for the route anew with the source that the first look chose, and IPv4 then wants an address of
+        // this host: a mark that leads to `local default` gives the destination's own (net/ipv4/route.c,
+        // `ip_route_output_key_hash_rcu`).
+        let foreign = route.source.is_some_and(|source| source.is_ipv4() && !self.is_local(source));
+        if self.packet.source.is_none() && foreign {
+            return self.end(EndKind::NoRoute, None);
+        }
         self.packet.source = self.packet.source.or(route.source);
         self.packet.output = Some(route.interface);
         if let Some(end) = self.pass(Hook::Output) {
@@ -115,6 +122,10 @@ impl Walk<'_> {
 
     fn route(&self) -> Option<Route> {
         self.surroundings.route(self.packet.destination, self.packet.mark, self.packet.owner.map(|(uid, _)| uid))
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.surroundings.route(address, 0, None).is_some_and(|route| route.local)
     }
 
     fn delivered(&mut self, asked: &Question) -> End {
@@ -220,6 +231,9 @@ impl Walk<'_> {
                 }
                 continue;
             };
+            if !destination || chain.chain.rules.is_empty() {
+                continue;
+            }
             self.not_asked.push(NotAsked {
                 hook: self.hook,
                 table: table_name(*chain),
@@ -276,8 +290,7 @@ impl Walk<'_> {
     }
 
     pub(super) fn meets(&self, condition: &Condition) -> Truth {
-        let is_local = |address: IpAddr| self.surroundings.route(address, 0, None).is_some_and(|route| route.local);
-        self.packet.meets(condition, is_local)
+        self.packet.meets(condition, |address| self.is_local(address))
     }
 
     pub(super) fn doubt(&mut self, what: String) {
