@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, TlsArgs};
-use crate::commands::{Failure, Outcome};
+use crate::commands::{Failure, Outcome, print};
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
@@ -35,13 +35,13 @@ fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
     let mut results = pod::run(&facts);
     results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
     let result = Report::new(results);
-    match args.output {
+    print(&match args.output {
         CheckOutput::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            print!("{}", report::text(&result, colour));
+            report::text(&result, colour)
         }
-        CheckOutput::Json => println!("{}", serde_json::to_string(&result)?),
-    }
+        CheckOutput::Json => serde_json::to_string(&result)? + "\n",
+    })?;
     let threshold = match args.fail_on {
         FailOn::Warning => Severity::Warning,
         FailOn::Error => Severity::Error,

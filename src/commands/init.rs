@@ -1,24 +1,32 @@
 //! `bypassctl init`: settings → plan → rules, applied, read back, proven; or nothing.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use tracing::{info, warn};
 
 use crate::cli::InitArgs;
-use crate::commands::{Failure, Outcome};
-use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID};
-use crate::core::plan::{RedirectPlan, TABLE};
+use crate::commands::{Failure, Outcome, print};
+use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID, RedirectMode};
+use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
 use crate::core::render::nft;
 use crate::core::ruleset::Ruleset;
+use crate::netfilter::lock::NamespaceLock;
 use crate::netfilter::proof::{self, Proof};
 use crate::netfilter::{self, Applied, NetfilterError};
+
+/// Longer than any proof takes.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     let mut plan = plan(args).map_err(Failure::usage)?;
     if args.dry_run {
-        print!("{}", nft::render(&plan.ruleset(&crate::core::plan::Substitutes::default())));
+        print(&nft::render(&plan.ruleset(&Substitutes::default())))?;
         return Ok(Outcome::Done);
     }
     refuse_host_network(args)?;
+    // A second run would take the first one's proof for what a killed run left.
+    let _lock = NamespaceLock::acquire(LOCK_LIMIT).map_err(Failure::environment)?;
     if args.cleanup {
         return cleanup();
     }
@@ -40,7 +48,13 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     let applied = netfilter::apply_plan(&plan).map_err(from_netfilter)?;
     name_substitutes(&applied);
     let proofs = verify(args, &plan, &applied.ruleset).map_err(|failure| roll_back(before, failure))?;
-    report(&plan, &applied.ruleset, &proofs);
+    for rule in netfilter::interceptors_by_interface().map_err(from_netfilter)? {
+        warn!(
+            rule,
+            "a rule names an interface and acts before nat; the proof's link has another name and did not meet it"
+        );
+    }
+    print(&report(&plan, &applied.ruleset, &proofs))?;
     Ok(Outcome::Done)
 }
 
@@ -74,11 +88,11 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
 
 fn cleanup() -> Result<Outcome, Failure> {
     proof::remove_leftovers().map_err(from_netfilter)?;
-    if netfilter::delete(TABLE).map_err(from_netfilter)? {
-        println!("removed table inet {TABLE}; connections that it redirected live on until they close");
+    print(&if netfilter::delete(TABLE).map_err(from_netfilter)? {
+        format!("removed table inet {TABLE}; connections that it redirected live on until they close\n")
     } else {
-        println!("there is no table inet {TABLE}; nothing to remove");
-    }
+        format!("there is no table inet {TABLE}; nothing to remove\n")
+    })?;
     Ok(Outcome::Done)
 }
 
@@ -111,23 +125,22 @@ fn roll_back(before: Result<Option<netfilter::Table>, NetfilterError>, failure: 
     Failure::not_proven(failure.context(format!("rules applied but not proven, so {outcome}")))
 }
 
-fn report(plan: &RedirectPlan, ruleset: &Ruleset, proofs: &[Proof]) {
+fn report(plan: &RedirectPlan, ruleset: &Ruleset, proofs: &[Proof]) -> String {
     let rules: usize = ruleset.chains.iter().map(|chain| chain.rules.len()).sum();
-    println!(
+    let mut lines = vec![format!(
         "table inet {TABLE}: {rules} rules, one transaction; remoting {} {}, management {} straight",
         plan.cluster.remoting,
         match plan.mode {
-            crate::core::config::RedirectMode::Capture => "through the agent",
-            crate::core::config::RedirectMode::Bypass => "straight",
+            RedirectMode::Capture => "through the agent",
+            RedirectMode::Bypass => "straight",
         },
         plan.cluster.management,
-    );
-    for proof in proofs {
-        println!("{proof}");
-    }
+    )];
+    lines.extend(proofs.iter().map(ToString::to_string));
     if proofs.is_empty() {
-        println!("not proven: --no-verify");
+        lines.push("not proven: --no-verify".to_owned());
     }
+    lines.join("\n") + "\n"
 }
 
 fn from_netfilter(error: NetfilterError) -> Failure {

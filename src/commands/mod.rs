@@ -10,7 +10,7 @@ mod parse;
 mod proxy;
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -94,7 +94,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
-            eprintln!("bypassctl: {:#}", failure.error);
+            // A closed standard error leaves only the exit code to say it.
+            let _ = writeln!(std::io::stderr(), "bypassctl: {}", chain(&failure.error));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -107,6 +108,25 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// The error and its causes, each said once: some errors quote their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// Writes a result to standard output. A reader that has gone away (`| head`) has what it wanted.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("the result cannot be written to standard output").into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Reason {
     HandshakeTimeout,
     /// The peer sent nothing.
     PeerSilent,
+    /// The source address has too many unfinished handshakes already.
+    TooManyUnfinished,
     /// The peer spoke plaintext, and the mode is strict.
     PlaintextRefused,
     /// The connection was not redirected to us.
@@ -79,6 +81,7 @@ impl Reason {
             Self::HandshakeFailed => "handshake_failed",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::PeerSilent => "peer_silent",
+            Self::TooManyUnfinished => "too_many_unfinished",
             Self::PlaintextRefused => "plaintext_refused",
             Self::NotRedirected => "not_redirected",
             Self::Loop => "loop",
@@ -97,6 +100,7 @@ impl Reason {
             | Self::HandshakeFailed
             | Self::HandshakeTimeout
             | Self::PeerSilent
+            | Self::TooManyUnfinished
             | Self::PlaintextRefused
             | Self::NotRedirected
             | Self::Loop
@@ -109,8 +113,13 @@ impl Reason {
     #[must_use]
     pub const fn hint(self) -> Option<&'static str> {
         Some(match self {
+            Self::PlaintextRefused => {
+                "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in"
+            }
+            Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
+            Self::TooManyUnfinished => "one address may have an eighth of --max-handshakes; see what it is doing",
             Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
             Self::Untrusted => "compare the peer's issuer with our roots: /status lists both",
             Self::NotRedirected => "somebody dialled the sidecar's own port; peers dial the app's remoting port",

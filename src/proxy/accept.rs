@@ -12,17 +12,31 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::core::outcome::Reason;
 use crate::core::route::Direction;
+use crate::proxy::crowd::{Crowd, Place};
+use crate::proxy::socket::reset_on_close;
 use crate::proxy::{Sidecar, inbound, outbound};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The part of all unfinished handshakes that one source address may have.
+const SHARE: u32 = 8;
+
+/// A connection's place among the unfinished ones, given back once it is authorized.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    _room: OwnedSemaphorePermit,
+    _place: Place,
+}
 
 /// Accepts until the sidecar stops accepting.
 pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidecar: Arc<Sidecar>) {
     let limits = &sidecar.config.limits;
     let open = Arc::new(Semaphore::new(limits.max_connections as usize));
     let unfinished = Arc::new(Semaphore::new(limits.max_handshakes as usize));
+    let crowd = Crowd::new(limits.max_handshakes.div_ceil(SHARE) as usize);
     let stop = sidecar.lifecycle.stop_accepting.clone();
     let mut pause = FIRST_PAUSE;
     let mut turn = 0;
@@ -39,8 +53,15 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
         match accepted {
             Ok((stream, from)) => {
                 pause = FIRST_PAUSE;
+                let Some(place) = crowd.enter(from.ip()) else {
+                    reset_on_close(&stream);
+                    sidecar
+                        .ended(&sidecar.board.connection(direction, from, &sidecar.metrics), Reason::TooManyUnfinished);
+                    continue;
+                };
                 let sidecar = Arc::clone(&sidecar);
                 let tracker = sidecar.lifecycle.connections.clone();
+                let unfinished = Unfinished { _room: unfinished, _place: place };
                 tracker.spawn(serve(stream, from, direction, sidecar, open, unfinished));
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -85,7 +106,7 @@ async fn serve(
     direction: Direction,
     sidecar: Arc<Sidecar>,
     _open: OwnedSemaphorePermit,
-    unfinished: OwnedSemaphorePermit,
+    unfinished: Unfinished,
 ) {
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
     let reason = match direction {

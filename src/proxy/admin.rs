@@ -23,13 +23,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::{Sidecar, page};
 use crate::tls::CertificateFacts;
 
 /// Probes, a scraper and a few people; whoever opens more waits.
-const MOST_CONNECTIONS: usize = 32;
+const MOST_CONNECTIONS: usize = 64;
+/// One address cannot keep the kubelet's probes out.
+const MOST_A_SOURCE: usize = 8;
 /// After this a connection ends, whatever it does: a slow header keeps no place.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one listener for ever.
@@ -43,7 +46,8 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .route("/config", get(config))
         .route("/drain", post(drain))
         .with_state(sidecar);
-    let bounded = Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
+    let bounded =
+        Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), crowd: Crowd::new(MOST_A_SOURCE) };
     let service = router.into_make_service_with_connect_info::<Caller>();
     if let Err(error) = axum::serve(bounded, service).await {
         tracing::error!(%error, "the admin port failed");
@@ -139,6 +143,7 @@ impl Connected<IncomingStream<'_, Bounded>> for Caller {
 struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
 }
 
 impl Listener for Bounded {
@@ -149,7 +154,11 @@ impl Listener for Bounded {
         loop {
             let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes this semaphore");
             match self.listener.accept().await {
-                Ok((stream, from)) => return (Short { stream, end: Box::pin(sleep(LONGEST)), _place: place }, from),
+                Ok((stream, from)) => {
+                    // Whoever has too many is closed at once, and so is not waited for.
+                    let Some(source) = self.crowd.enter(from.ip()) else { continue };
+                    return (Short { stream, end: Box::pin(sleep(LONGEST)), _place: place, _source: source }, from);
+                }
                 Err(_) => sleep(PAUSE).await,
             }
         }
@@ -165,6 +174,7 @@ struct Short {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
+    _source: Place,
 }
 
 impl Short {

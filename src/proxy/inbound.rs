@@ -4,7 +4,6 @@
 //! binds the pod's address, not loopback.
 
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -12,6 +11,7 @@ use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode};
 use crate::core::wire::FirstBytes;
 use crate::proxy::Sidecar;
+use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Agreed, Failed, first_bytes, last_word};
 use crate::proxy::pump::PeerStream;
@@ -20,7 +20,7 @@ use crate::proxy::socket::{FarEnd, dial, original_dst, reset_on_close, tune};
 /// Serves a connection to its end.
 pub(super) async fn serve(
     peer: TcpStream,
-    unfinished: OwnedSemaphorePermit,
+    unfinished: Unfinished,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Reason {

@@ -219,11 +219,11 @@ fn killed_at_any_moment_it_leaves_all_or_nothing() {
 #[test]
 fn runs_at_the_same_time_leave_one_whole_table() {
     let (reference, _peer) = Pod::pair();
-    must_init(&reference, &["--no-verify"]);
+    must_init(&reference, &[]);
     let (pod, _peer) = Pod::pair();
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| must_init(&pod, &["--no-verify"]));
+            scope.spawn(|| must_init(&pod, &[]));
         }
     });
     assert_eq!(pod.nft_ruleset(), reference.nft_ruleset());

@@ -155,6 +155,32 @@ fn connections_older_than_the_rules_go_on() {
     });
 }
 
+/// Remoting and management connections that are older than every rule go on as they are when a mesh that would capture
+/// their next packet comes with ours: nobody takes them for new.
+#[test]
+fn connections_older_than_the_mesh_go_on_straight() {
+    check_all(&Setup::all(), |setup, cells| {
+        for mode in ["capture", "bypass"] {
+            let (pod, other) = Pod::pair();
+            let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
+            let mut calls = Vec::new();
+            for family in Family::BOTH {
+                for port in [REMOTING, MANAGEMENT] {
+                    for (from, to) in [(&pod, &other), (&other, &pod)] {
+                        let to = to.at(family, port);
+                        calls.push((to, Call::open(from, APP, to).unwrap_or_else(|answer| panic!("{to}: {answer}"))));
+                    }
+                }
+            }
+            setup.apply(&pod, &["--mode", mode]);
+            for (to, call) in &mut calls {
+                let seen = call.still_echoes().map_or_else(|error| error.to_string(), |()| "an echo".to_owned());
+                cells.check(format!("{setup} {mode} to {to}"), &seen, &"an echo".to_owned());
+            }
+        }
+    });
+}
+
 /// A second `init`, as when the pod's init containers run again, does not break what the rules have redirected already.
 #[test]
 fn redirected_connections_live_through_a_second_init() {
@@ -176,4 +202,53 @@ fn redirected_connections_live_through_a_second_init() {
             cells.check(format!("{setup} to {to} after init"), &seen, &"an echo".to_owned());
         }
     });
+}
+
+/// Lists and ranges of ports hold to their very ends: the first and the last port of each are ours, their neighbours are
+/// the mesh's.
+#[test]
+fn lists_and_ranges_of_ports_hold_to_their_ends() {
+    let options = ["--remoting-port", "2552,25520-25522,3001", "--management-port", "8558,7626-7627"];
+    let (remoting, management) = ([2552, 3001, 25520, 25521, 25522], [8558, 7626, 7627]);
+    let neighbours = [2551, 2553, 3000, 3002, 7625, 7628, 8557, 8559, 25519, 25523];
+    let setups: Vec<_> = Setup::all().into_iter().filter(|setup| setup.mesh.is_some()).collect();
+    check_all(&setups, |setup, cells| {
+        let (pod, other) = setup.build(&options);
+        let ports = [&remoting[..], &management, &neighbours].concat();
+        let listen = |pod: &Pod, name| -> Vec<Listener> {
+            let at = ports.iter().flat_map(|port| Family::BOTH.map(|family| pod.at(family, *port)));
+            at.map(|at| Listener::tcp(pod, name, APP, at)).collect()
+        };
+        let _listeners = [listen(&pod, "app"), listen(&other, "peer"), agent(&pod), mesh_proxy(&pod, setup.mesh)];
+        for family in Family::BOTH {
+            for port in &ports {
+                let (out, into) = match port {
+                    port if remoting.contains(port) => ("agent-outbound", "agent-inbound"),
+                    port if management.contains(port) => ("peer", "app"),
+                    _ => ("mesh-outbound", "mesh-inbound"),
+                };
+                for (from, to, who) in [(&pod, other.at(family, *port), out), (&other, pod.at(family, *port), into)] {
+                    cells.check(format!("{setup} to {to}"), &call(from, APP, to), &Answer::from(who, to));
+                }
+            }
+        }
+    });
+}
+
+/// Hundreds of ports are as good as one: applied whole, proven, and each of them is the agent's.
+#[test]
+fn hundreds_of_ports_are_applied_and_proven() {
+    let (pod, other) = Pod::pair();
+    let ports: Vec<u16> = (0..500).map(|i| 20_000 + 2 * i).collect();
+    let list = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+    ISTIO.load(&pod);
+    must_init(&pod, &["--remoting-port", &list]);
+    let _listeners = [agent(&pod), mesh_proxy(&pod, Some(ISTIO))];
+    for port in ports.iter().step_by(83).chain(ports.last()) {
+        for family in Family::BOTH {
+            let (to, between) = (other.at(family, *port), other.at(family, port + 1));
+            assert_eq!(call(&pod, APP, to), Answer::from("agent-outbound", to));
+            assert_eq!(call(&pod, APP, between), Answer::from("mesh-outbound", between));
+        }
+    }
 }

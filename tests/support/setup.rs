@@ -43,16 +43,21 @@ impl Setup {
     /// A pod with the mesh's rules, and ours by `bypassctl init` with these arguments, and its peer.
     pub(crate) fn build(self, init: &[&str]) -> (Pod, Pod) {
         let (pod, peer) = Pod::pair();
+        self.apply(&pod, init);
+        (pod, peer)
+    }
+
+    /// The same for a pod that is there already.
+    pub(crate) fn apply(self, pod: &Pod, init: &[&str]) {
         if self.order == Order::OursFirst {
-            must_init(&pod, init);
+            must_init(pod, init);
         }
         if let Some(mesh) = self.mesh {
-            mesh.load(&pod);
+            mesh.load(pod);
         }
         if self.order == Order::MeshFirst {
-            must_init(&pod, init);
+            must_init(pod, init);
         }
-        (pod, peer)
     }
 }
 

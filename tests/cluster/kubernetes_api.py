@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""As much of a Kubernetes API server as Cluster Bootstrap asks for: the pods of one namespace, over TLS.
+
+usage: kubernetes_api.py LISTEN_ADDRESS TLS_DIR POD_IP...
+
+Answers GET /api/v1/namespaces/default/pods?labelSelector=app=appka with one running pod for each POD_IP, 401 without a
+bearer token, 404 to everything else. Prints a line for each request.
+"""
+
+import http.server
+import json
+import ssl
+import sys
+import urllib.parse
+
+PORT = 6443
+PODS_PATH = "/api/v1/namespaces/default/pods"
+SELECTOR = "app=appka"
+CONTAINER_PORTS = [
+    {"name": "remoting", "containerPort": 2552, "protocol": "TCP"},
+    {"name": "management", "containerPort": 8558, "protocol": "TCP"},
+]
+
+
+def pod(ip):
+    """A pod as bootstrap reads it: labels, named ports, phase and address."""
+    running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    return {
+        "metadata": {"name": f"appka-{ip.replace('.', '-')}", "labels": {"app": "appka"}},
+        "spec": {"containers": [{"name": "appka", "ports": CONTAINER_PORTS}]},
+        "status": {"podIP": ip, "phase": "Running", "containerStatuses": [{"name": "appka", "state": running}]},
+    }
+
+
+def answer(path, authorization, pod_ips):
+    """Status code and body for a GET."""
+    url = urllib.parse.urlparse(path)
+    selector = urllib.parse.parse_qs(url.query).get("labelSelector")
+    if url.path != PODS_PATH or selector != [SELECTOR]:
+        return 404, {"kind": "Status", "code": 404}
+    if not (authorization or "").startswith("Bearer "):
+        return 401, {"kind": "Status", "code": 401}
+    return 200, {"kind": "PodList", "apiVersion": "v1", "items": [pod(ip) for ip in pod_ips]}
+
+
+def main():
+    address, tls_dir, *pod_ips = sys.argv[1:]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):  # the name that http.server calls
+            code, body = answer(self.path, self.headers.get("Authorization"), pod_ips)
+            print("GET", self.path, code, "from", self.client_address[0], flush=True)
+            data = json.dumps(body).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer((address, PORT), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{tls_dir}/tls.crt", f"{tls_dir}/tls.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    print("listening", flush=True)
+    server.serve_forever()
+
+
+main()

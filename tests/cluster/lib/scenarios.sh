@@ -1,0 +1,269 @@
+# The scenarios. Each is a promise of the product, named in the comment above it.
+#
+# A scenario returns non-zero, through `fail`, when the promise is not kept. It starts from fresh pods, except that
+# those from `sidecar` to `sigterm` share one cluster, as long as it is well.
+# shellcheck shell=bash disable=SC2034,SC2154  # the parts share variables
+
+cluster_kind=none
+
+# Without bypassctl and without a mesh the cluster forms. And the check of the wire sees that it is plaintext, so a
+# `wire=tls` elsewhere means something.
+scenario_plain() {
+  fresh_pods
+  start_capture || return
+  take_turn
+  start_nodes && wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 && wire_is plaintext "${every_direction[@]}"
+}
+
+# Under Istio's rules and without bypassctl the cluster does not form: there is something to bypass.
+scenario_mesh() {
+  local pod
+  fresh_pods
+  for pod in 1 2 3; do
+    load_mesh_rules "$pod" || fail "Istio's rules cannot be loaded" || return
+  done
+  take_turn
+  start_nodes || return
+  give_turn
+  wait_until_refused 2 3 || return
+  detail "captured_by_mesh=$(captured_by_mesh 2)"
+  (($(captured_by_mesh 2) > 0)) || fail "the mesh captured nothing"
+}
+
+# Rules without a sidecar fail closed: nothing gets out in plaintext, and no cluster forms.
+scenario_nosidecar() {
+  local pod
+  fresh_pods
+  for pod in 1 2 3; do
+    load_mesh_and_program_rules "$pod" || fail "no rules in pod $pod" || return
+  done
+  start_capture || return
+  take_turn
+  start_nodes || return
+  give_turn
+  wait_until_refused 2 3 || return
+  local frames
+  frames=$(tcpdump -r "$(capture_file)" 'tcp port 2552' 2>/dev/null | wc -l)
+  detail "frames_on_wire=$frames"
+  ((frames == 0)) || fail "remoting got out without a sidecar"
+}
+
+# A strict agent keeps a plaintext node out, and the two nodes with agents are not disturbed.
+scenario_strict() {
+  fresh_pods
+  meshed_pods strict 1 2 || return
+  start_capture || return
+  take_turn
+  start_nodes && wait_for_cluster 2 1 2 || return
+  give_turn
+  wait_until_refused 3 || return
+  all_see_up 2 1 2 || fail "the two nodes with agents lost each other" || return
+  wire_is tls '1>2' '2>1' || return
+  grep -qi plaintext "$run_dir/pod1/agent.log" || fail "agent 1 does not say that it refused plaintext"
+}
+
+# A permissive agent forms a cluster with nodes that have no agent: it takes their plaintext in, and dials them in
+# plaintext after it has offered TLS. It counts both.
+scenario_permissive() {
+  fresh_pods
+  meshed_pods permissive 1 || return
+  take_turn
+  start_nodes && wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 || return
+  local accepted fallbacks
+  accepted=$(agent_metric 1 bypassctl_plaintext_accepted_total)
+  fallbacks=$(agent_metric 1 bypassctl_permissive_fallbacks_total)
+  detail "plaintext_accepted=$accepted" "fallbacks=$fallbacks"
+  ((accepted >= 2 && fallbacks >= 2)) || fail "the agent does not count what it let through"
+}
+
+# A node with Artery's own TLS and two with agents are one cluster, and all of it is TLS.
+scenario_mixed() {
+  fresh_pods
+  meshed_pods strict 2 3 || return
+  start_capture || return
+  take_turn
+  # shellcheck disable=SC2046  # one property a word
+  start_node 1 "$(join 1)" $(native_tls 1)
+  start_node 2 "$(join 1)"
+  start_node 3 "$(join 1)"
+  wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 && wire_is tls "${every_direction[@]}"
+}
+
+# Cluster Bootstrap: the Kubernetes API is reached through the mesh, as before; management and remoting bypass it.
+scenario_bootstrap() {
+  local pod arguments
+  fresh_pods
+  printf token >"$run_dir/token"
+  printf default >"$run_dir/namespace"
+  start kubernetes "$run_dir/kubernetes.log" ip netns exec switch setpriv --pdeathsig KILL \
+    python3 "$here/kubernetes_api.py" "$switch_ip" "$pki/kubernetes" "$(pod_ip 1)" "$(pod_ip 2)" "$(pod_ip 3)"
+  meshed_pods strict 1 2 3 || return
+  for pod in 1 2 3; do
+    start_mesh_proxy "$pod" || return
+  done
+  take_turn
+  mapfile -t arguments < <(bootstrap_by_kubernetes)
+  for pod in 1 2 3; do
+    start_node "$pod" "${arguments[@]}"
+  done
+  wait_for_cluster 3 1 2 3 || return
+  give_turn
+  for pod in 1 2 3; do
+    grep -q "captured $switch_ip:6443" "$run_dir/pod$pod/mesh.log" ||
+      fail "in pod $pod the mesh did not see the Kubernetes API" || return
+    ! grep -E ':(2552|8558)$' "$run_dir/pod$pod/mesh.log" || fail "in pod $pod the mesh saw cluster traffic" || return
+  done
+}
+
+# The main job: under a mesh that captures everything the cluster forms, works as one (one singleton, sharding that
+# crosses nodes), and all of it is TLS on the wire.
+scenario_sidecar() {
+  form_sidecar_cluster || return
+  local singletons
+  singletons=$(count_events 'SINGLETON started')
+  ((singletons == 1)) || fail "$singletons singletons" || return
+  wait_until 20 sharding_crosses_nodes || fail "no answers from shards on other nodes" || return
+  wire_is tls "${every_direction[@]}"
+}
+
+sharding_crosses_nodes() {
+  local pod
+  for pod in 1 2 3; do
+    grep -qE 'SHARD .* remote=[1-9]' "$run_dir/pod$pod/node.log" || return
+  done
+}
+
+form_sidecar_cluster() {
+  fresh_pods
+  meshed_pods strict 1 2 3 || return
+  start_capture || return
+  take_turn
+  start_nodes && wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 || return
+  cluster_kind=sidecar
+}
+
+# The cluster of `sidecar`, if it stands and is well; else a new one.
+need_sidecar_cluster() {
+  [[ $cluster_kind == sidecar ]] && all_see_up 3 1 2 3 && mark_logs pings && wait_until 10 pings_flow_since pings && return
+  form_sidecar_cluster
+}
+
+# An agent killed outright and back after two seconds costs messages, but no member its reachability.
+scenario_kill2() {
+  need_sidecar_cluster || return
+  take_turn
+  agent_outage 2 kill || return
+  nobody_was_unreachable && wire_is tls "${every_direction[@]}"
+}
+
+# An agent that stands still for four seconds costs nothing either: TCP holds what it is sent.
+scenario_stop4() {
+  need_sidecar_cluster || return
+  take_turn
+  agent_outage 4 stop || return
+  nobody_was_unreachable
+}
+
+# An agent away for ten seconds makes its node unreachable, and the cluster heals when it is back: nobody is downed.
+scenario_kill10() {
+  need_sidecar_cluster || return
+  agent_outage 10 kill || return
+  detail "unreachable_events=$(count_since outage 'CLUSTER UnreachableMember')"
+  (($(count_since outage 'CLUSTER UnreachableMember') > 0)) || fail "the outage went unnoticed, so healing proves nothing" ||
+    return
+  wait_until 20 all_see_up 3 1 2 3 || fail "the cluster did not heal" || return
+  wire_is tls "${every_direction[@]}"
+}
+
+# agent_outage SECONDS kill|stop – of pod 2's agent; returns when pings flow again between all nodes.
+agent_outage() {
+  local seconds=$1 how=$2 lost_before ended_at
+  lost_before=$(lost_pings 1 2)
+  mark_logs outage
+  if [[ $how == stop ]]; then
+    signal agent2 STOP
+    pause "$seconds"
+    signal agent2 CONT
+  else
+    stop agent2
+    pause "$seconds"
+    start_agent 2 strict
+    wait_for_agent 2 || return
+  fi
+  ended_at=$(now_ms)
+  wait_for_pings 30 || return
+  detail "back_ms=$(($(now_ms) - ended_at))" "lost_pings=$(($(lost_pings 1 2) - lost_before))"
+}
+
+nobody_was_unreachable() {
+  local events
+  events=$(count_since outage 'CLUSTER UnreachableMember')
+  ((events == 0)) || fail "$events UnreachableMember events" || return
+  all_see_up 3 1 2 3 || fail "the cluster is not whole"
+}
+
+# A pod that is deleted: application and agent get SIGTERM at the same moment. The node leaves in an orderly way,
+# nobody sees it unreachable, and the agent ends by itself once the application is gone.
+scenario_sigterm() {
+  need_sidecar_cluster || return
+  local started_at
+  mark_logs leave
+  started_at=$(now_ms)
+  signal agent2 TERM
+  signal node2 TERM
+  wait_until 30 has_exited node2 || fail "node 2 does not end" || return
+  local leave_ms=$(($(now_ms) - started_at))
+  detail "leave_ms=$leave_ms"
+  exit_code_of agent2 10 || fail "the agent did not end by itself with code 0 but with $?" || return
+  detail "agent_ms=$(($(now_ms) - started_at))"
+  cluster_kind=none
+  wait_until 10 all_see_up 2 1 3 || fail "the other two are not a whole cluster" || return
+  (($(count_since leave 'CLUSTER UnreachableMember') == 0)) || fail "node 2 was seen unreachable" || return
+  logged_since leave 1 | grep -q "CLUSTER MemberExited.*$(pod_ip 2)" || fail "node 1 did not see node 2 leave" || return
+  ((leave_ms < 9000)) || fail "leaving took as long as without an agent"
+}
+
+# From plaintext over permissive to strict by rolling updates: nobody is ever unreachable, and in the end all is TLS.
+scenario_migrate() {
+  local pod
+  fresh_pods
+  take_turn
+  start_nodes && wait_for_cluster 3 1 2 3 || return
+  give_turn
+  for pod in 1 2 3; do
+    replace_pod "$pod" permissive || return
+  done
+  start_capture || return
+  for pod in 1 2 3; do
+    replace_pod "$pod" strict || return
+  done
+  local migrated_at
+  migrated_at=$(date +%s)
+  wait_for_pings 20 || return
+  (($(count_events 'CLUSTER UnreachableMember') == 0)) || fail "a node was seen unreachable" || return
+  wire_since "$((migrated_at + 1))" tls "${every_direction[@]}"
+}
+
+# One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins.
+replace_pod() {
+  local pod=$1 mode=$2
+  is_running "agent$pod" && signal "agent$pod" TERM
+  signal "node$pod" TERM
+  wait_until 30 has_exited "node$pod" || fail "node $pod does not end" || return
+  stop "agent$pod"
+  delete_pod "$pod"
+  create_pod "$pod"
+  meshed_pods "$mode" "$pod" || return
+  take_turn
+  start_node "$pod" "$(join $((pod % 3 + 1)))"
+  wait_until 60 all_see_up 3 1 2 3 || fail "pod $pod, $mode: the cluster did not become whole" || return
+  give_turn
+}
