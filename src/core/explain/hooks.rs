@@ -28,6 +28,9 @@ pub(super) struct BaseChain<'a> {
     made: (usize, usize),
 }
 
+/// Priority, then place among those of one priority.
+type Order = (i32, (usize, usize));
+
 /// What a hook calls.
 #[derive(Clone, Debug)]
 pub(super) enum Call<'a> {
@@ -50,7 +53,7 @@ pub(super) fn calls(filters: &Filters, hook: Hook, family: Family, ties: Ties) -
             chains.filter_map(move |(c, chain)| Some(BaseChain { table, chain, base: chain.base?, made: at(t, c) }))
         })
     };
-    let mut calls: Vec<((i32, (usize, usize)), Call<'_>)> = chains()
+    let mut calls: Vec<(Order, Call<'_>)> = chains()
         .filter(|chain| chain.base.hook == hook && chain.base.kind != Kind::Nat)
         .map(|chain| ((chain.base.priority, chain.made), Call::Chain(chain)))
         .collect();
