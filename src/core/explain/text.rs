@@ -49,7 +49,11 @@ impl fmt::Display for Test {
         write!(f, " {}", not(self.negated))?;
         let range = |(first, last): &(u128, u128)| {
             let first_text = self.field.value(*first);
-            if first == last { first_text } else { format!("{first_text}-{}", self.field.value(*last)) }
+            match *last {
+                last if last == *first => first_text,
+                u128::MAX => format!(">= {first_text}"),
+                last => format!("{first_text}-{}", self.field.value(last)),
+            }
         };
         match self.ranges.as_slice() {
             [one] => f.write_str(&range(one)),
