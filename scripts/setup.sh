@@ -40,7 +40,7 @@ need_toolchain() {
 	local root pinned have
 	root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 	pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
-	command -v cargo >/dev/null || fail "needs cargo $pinned or later (rustup brings it: apt-get install rustup)"
+	command -v cargo >/dev/null || fail "needs cargo $pinned or later: install rustup, which brings the pinned one (Debian 13: apt-get install rustup)"
 	if command -v rustup >/dev/null; then
 		rustup which --toolchain "$pinned" cargo >/dev/null 2>&1 ||
 			rustup toolchain install "$pinned" --profile minimal --component clippy --component rustfmt >&2

@@ -5,7 +5,7 @@
 //! ```text
 //! raw config, pod facts → Config → RedirectPlan → Ruleset │ apply → read back → proof
 //! accept → OriginalDst → route() → TLS → authorize() │ pump → Outcome
-//! kube, namespace, management → Facts │ checks → Report → text, short, JSON, JUnit
+//! namespace, sidecar, files → Facts │ checks → Report → text, JSON
 //! ```
 //!
 //! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports

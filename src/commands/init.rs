@@ -48,6 +48,12 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     let applied = netfilter::apply_plan(&plan).map_err(from_netfilter)?;
     name_substitutes(&applied);
     let proofs = verify(args, &plan, &applied.ruleset).map_err(|failure| roll_back(before, failure))?;
+    for rule in netfilter::interceptors_by_interface().map_err(from_netfilter)? {
+        warn!(
+            rule,
+            "a rule names an interface and acts before nat; the proof's link has another name and did not meet it"
+        );
+    }
     print(&report(&plan, &applied.ruleset, &proofs))?;
     Ok(Outcome::Done)
 }

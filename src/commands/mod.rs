@@ -94,7 +94,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
             // A closed standard error leaves only the exit code to say it.
-            let _ = writeln!(std::io::stderr(), "bypassctl: {:#}", failure.error);
+            let _ = writeln!(std::io::stderr(), "bypassctl: {}", chain(&failure.error));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -107,6 +107,14 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
+}
+
+/// The error and its causes, each said once: some errors quote their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Writes a result to standard output. A reader that has gone away (`| head`) has what it wanted.

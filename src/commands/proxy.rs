@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::cli::ProxyArgs;
 use crate::commands::{Failure, Outcome};
 use crate::core::config::{AgentPorts, ClusterPorts};
@@ -15,6 +17,7 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     let config = configure(args).map_err(Failure::usage)?;
     let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone()));
     let reloader = reloader.transpose().map_err(Failure::usage)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
@@ -24,6 +27,15 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     runtime.shutdown_background();
     result?;
     Ok(Outcome::Done)
+}
+
+/// A connection takes two descriptors, and the soft limit is often 1024, for the sake of programs that call select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {

@@ -47,6 +47,9 @@ pub enum ConfigError {
         "--agent-uid 0 would exempt everything that runs as root, the app perhaps among it; use a uid of the agent's own"
     )]
     RootAgent,
+    /// The mark that every packet has.
+    #[error("--mesh-mark 0 is the mark of every packet that nobody marked; it would refuse the app's own connections")]
+    NoMark,
     /// The agent cannot be its own intruder.
     #[error("--mesh-uid {0} is also --agent-uid; the rules refuse the one what they allow the other")]
     MeshIsAgent(u32),

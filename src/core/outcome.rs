@@ -113,6 +113,10 @@ impl Reason {
     #[must_use]
     pub const fn hint(self) -> Option<&'static str> {
         Some(match self {
+            Self::PlaintextRefused => {
+                "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in"
+            }
+            Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
             Self::TooManyUnfinished => "one address may have an eighth of --max-handshakes; see what it is doing",

@@ -72,6 +72,9 @@ impl RedirectPlan {
         if self.agent_uid == 0 {
             return Err(ConfigError::RootAgent);
         }
+        if self.mesh_mark == 0 {
+            return Err(ConfigError::NoMark);
+        }
         if self.mesh_uids.contains(&self.agent_uid) {
             return Err(ConfigError::MeshIsAgent(self.agent_uid));
         }
@@ -278,6 +281,8 @@ mod tests {
     fn an_agent_that_is_root_or_the_mesh_is_refused() {
         let root = RedirectPlan { agent_uid: 0, ..plan(RedirectMode::Capture) };
         assert_eq!(root.checked(), Err(ConfigError::RootAgent));
+        let unmarked = RedirectPlan { mesh_mark: 0, ..plan(RedirectMode::Capture) };
+        assert_eq!(unmarked.checked(), Err(ConfigError::NoMark));
         let mesh = RedirectPlan { agent_uid: 1337, ..plan(RedirectMode::Capture) };
         assert_eq!(mesh.checked(), Err(ConfigError::MeshIsAgent(1337)));
     }

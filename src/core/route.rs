@@ -112,11 +112,14 @@ pub fn target(
     fixed: Option<SocketAddr>,
     remoting: &PortSet,
 ) -> Result<SocketAddr, Reason> {
+    let leads_back =
+        |to: SocketAddr| to.port() == listener.port() && (to.ip() == listener.ip() || to.ip().is_loopback());
+    // Which addresses are the pod's own is known only once a connection arrives on one.
     if let Some(fixed) = fixed {
-        return Ok(fixed);
+        return if leads_back(fixed) { Err(Reason::Loop) } else { Ok(fixed) };
     }
     let OriginalDst::Known(original) = original else { return Err(Reason::NotRedirected) };
-    if original.port() == listener.port() && (original.ip() == listener.ip() || original.ip().is_loopback()) {
+    if leads_back(original) {
         return Err(Reason::Loop);
     }
     if !remoting.contains(original.port()) {

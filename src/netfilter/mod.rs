@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 mod expression;
+mod foreign;
 pub mod lock;
 pub mod namespace;
 pub mod proof;
@@ -21,7 +22,8 @@ use nix::errno::Errno;
 use crate::core::plan::{RedirectPlan, Substitutes};
 use crate::core::ruleset::{Action, Match, Ruleset};
 
-pub use self::table::{Table, apply, delete, mesh_uids, read};
+pub use self::foreign::{interceptors_by_interface, mesh_uids};
+pub use self::table::{Table, apply, delete, read};
 
 /// Why rules could not be applied or read; nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -1,20 +1,17 @@
 //! One table as a transaction, and as it stands in the kernel.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook as HookAttribute,
-    HookNumber, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, RuleAttribute, RuleMessage,
-    TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook as HookAttribute, HookNumber, InetHookNumber,
+    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
 };
 use nix::errno::Errno;
 
-use crate::core::plan::{NAT_PRIORITY, TABLE};
 use crate::core::render::nft;
 use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset};
-use crate::netfilter::expression::attribute;
 use crate::netfilter::socket::{NetfilterSocket, Step, TransactionError};
 use crate::netfilter::{NetfilterError, decode, encode, set};
 
@@ -122,81 +119,6 @@ pub fn read(table: &str) -> Result<Option<Table>, NetfilterError> {
     Ok(Some(Table { ruleset: Ruleset { table: table.to_owned(), chains }, packets }))
 }
 
-/// User ids that the rules of others single out, native (`meta skuid`) or by iptables-nft (`-m owner`): those of mesh
-/// proxies. What iptables-legacy holds is not seen.
-///
-/// # Errors
-/// See [`NetfilterError`].
-pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
-    let socket = open()?;
-    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
-    let mut uids = BTreeSet::new();
-    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
-        let Some(view) = RuleView::of(&message) else { continue };
-        if view.table != own_table {
-            uids.extend(owner_uids(&view.expressions));
-        }
-    }
-    uids.remove(&0);
-    Ok(uids)
-}
-
-/// Nat chains of others that the kernel asks before ours, or may: same hook, same or lower priority.
-///
-/// # Errors
-/// See [`NetfilterError`].
-pub(super) fn nat_chains_before_ours() -> Result<Vec<String>, NetfilterError> {
-    let socket = open()?;
-    let everything = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
-    let chains = dump(&socket, NetfilterProtoFamily::Unspec, everything)?;
-    let mut before = Vec::new();
-    for (_, message) in chains {
-        let NfTablesMessage::NewChain(message) = message else { continue };
-        let Some((table, chain)) = decode_chain(&message) else { continue };
-        let asked = matches!(chain.hook, Hook::Output | Hook::Prerouting) && chain.kind == ChainKind::Nat;
-        if table != TABLE && asked && chain.priority <= NAT_PRIORITY {
-            before.push(format!("{table} {} (priority {})", chain.name, chain.priority));
-        }
-    }
-    Ok(before)
-}
-
-fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
-    let mut uids = Vec::new();
-    let mut uid_loaded = false;
-    for expression in expressions {
-        match expression {
-            Expressions::Meta(attributes) => uid_loaded = attributes.contains(&Meta::Key(MetaKey::SocketUserId)),
-            Expressions::Cmp(attributes) if uid_loaded => {
-                let value = attributes.iter().find_map(|attribute| match attribute {
-                    Cmp::Data(DataAttribute::Value(value)) => Some(value),
-                    _ => None,
-                });
-                uids.extend(value.and_then(|value| <[u8; 4]>::try_from(value.as_slice()).ok()).map(u32::from_ne_bytes));
-            }
-            Expressions::Other { expression_type, attributes } if expression_type == "match" => {
-                uids.extend(xt_owner_uid(attributes));
-            }
-            _ => {}
-        }
-    }
-    uids
-}
-
-/// The uid of iptables' owner match (linux/netfilter/xt_owner.h, `struct xt_owner_match_info`: uid_min, uid_max,
-/// gid_min, gid_max, match, invert; linux/netfilter/nf_tables_compat.h for the attributes).
-fn xt_owner_uid(attributes: &[DefaultNla]) -> Option<u32> {
-    const NAME: u16 = 1;
-    const INFO: u16 = 3;
-    const XT_OWNER_UID: u8 = 1;
-    let name = attribute(attributes, NAME)?;
-    let info = attribute(attributes, INFO)?;
-    let by_uid = name.starts_with(b"owner\0") && info.get(16)? & XT_OWNER_UID != 0;
-    let field = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
-    let (first, last) = (field(0)?, field(4)?);
-    (by_uid && first == last).then_some(first)
-}
-
 fn transact(steps: Vec<Step>, names: &[(String, Option<&Rule>)]) -> Result<(), NetfilterError> {
     open()?.transaction(steps).map_err(|error| match error {
         TransactionError::Socket(source) => NetfilterError::Socket { attempted: "a transaction", source },
@@ -222,7 +144,7 @@ fn refused(errno: Errno, step: String, rule: Option<Rule>) -> NetfilterError {
     }
 }
 
-fn open() -> Result<NetfilterSocket, NetfilterError> {
+pub(super) fn open() -> Result<NetfilterSocket, NetfilterError> {
     NetfilterSocket::open().map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(errno @ (Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)) => NetfilterError::Unsupported(errno),
         _ => NetfilterError::Socket { attempted: "opening a socket", source },
@@ -297,7 +219,7 @@ pub(super) const fn step(message: NfTablesMessage, flags: u16) -> Step {
 }
 
 /// A base chain without its rules, and its table.
-fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
+pub(super) fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
     let (mut table, mut name, mut kind, mut hook, mut priority) = ("", "", "", None, 0);
     for attribute in &message.attributes {
         match attribute {
@@ -332,15 +254,16 @@ fn decode_chain(message: &ChainMessage) -> Option<(String, Chain)> {
 }
 
 /// What of a rule message matters here.
-struct RuleView<'a> {
-    table: &'a str,
-    chain: &'a str,
-    expressions: Vec<Expressions>,
+pub(super) struct RuleView<'a> {
+    pub(super) table: &'a str,
+    pub(super) chain: &'a str,
+    pub(super) expressions: Vec<Expressions>,
     comment: String,
 }
 
 impl<'a> RuleView<'a> {
-    fn of(message: &'a NfTablesMessage) -> Option<Self> {
+    /// The view of a rule; `None` for any other message.
+    pub(super) fn of(message: &'a NfTablesMessage) -> Option<Self> {
         let NfTablesMessage::NewRule(message) = message else { return None };
         let mut view = Self { table: "", chain: "", expressions: Vec::new(), comment: String::new() };
         for attribute in &message.attributes {

@@ -10,6 +10,7 @@ mod canary;
 mod connection;
 mod crowd;
 mod drain;
+mod flood;
 mod handshake;
 mod inbound;
 mod listen;
@@ -40,8 +41,9 @@ use crate::core::sidecar::SidecarConfig;
 use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
 use crate::proxy::connection::Connection;
+use crate::proxy::flood::Flood;
 use crate::proxy::metrics::Metrics;
-use crate::proxy::plaintext::PlaintextPeers;
+use crate::proxy::plaintext::PeerMemory;
 use crate::proxy::pump::{Bounds, PeerStream, pump};
 use crate::tls::{Credentials, ReloadState, Reloader};
 
@@ -74,7 +76,8 @@ struct Sidecar {
     metrics: Metrics,
     board: Board,
     canary: Canary,
-    plaintext_peers: PlaintextPeers,
+    peer_memory: PeerMemory,
+    flood: Flood,
     lifecycle: Lifecycle,
     started: Instant,
 }
@@ -103,7 +106,8 @@ pub async fn run(config: SidecarConfig, listeners: Listeners, reloader: Option<R
         metrics: Metrics::new(config.mode),
         board: Board::default(),
         canary: Canary::new(&config, listeners.outbound.len() > 1),
-        plaintext_peers: PlaintextPeers::default(),
+        peer_memory: PeerMemory::default(),
+        flood: Flood::default(),
         lifecycle: Lifecycle::default(),
         started: Instant::now(),
         config,
@@ -166,7 +170,10 @@ impl Sidecar {
 
     /// Logs and counts a connection's end.
     fn ended(&self, connection: &Connection, reason: Reason) {
-        connection.log(reason);
+        // Refusals are what anybody on the network can cause.
+        if reason.gravity() != Gravity::Refusal || self.flood.may_log(Instant::now()) {
+            connection.log(reason);
+        }
         self.metrics.ended(connection.direction, reason);
         if reason.gravity() != Gravity::Normal {
             self.board.refused(connection, reason, OffsetDateTime::now_utc());

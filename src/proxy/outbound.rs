@@ -44,9 +44,20 @@ pub(super) async fn serve(
         }
     };
     drop(unfinished);
+    let target = connection.peer();
     Some(match peer {
-        Peer::Tls(peer) => sidecar.pump(app, *peer, connection).await,
-        Peer::Plaintext(peer) => sidecar.pump(app, peer, connection).await,
+        Peer::Tls(peer) => {
+            let reason = sidecar.pump(app, *peer, connection).await;
+            sidecar.peer_memory.saw_tls(target);
+            reason
+        }
+        Peer::Plaintext(peer) => {
+            let reason = sidecar.pump(app, peer, connection).await;
+            if reason == Reason::PeerReset {
+                sidecar.peer_memory.forget_plaintext(target);
+            }
+            reason
+        }
     })
 }
 
@@ -61,11 +72,11 @@ async fn reach_peer(
     tune(app, FarEnd::App).map_err(|_| Reason::AppReset)?;
     let target = route::target(original, listener, config.outbound_target, &config.remoting)?;
     connection.target = Some(target);
-    match route::outbound(config.mode, sidecar.plaintext_peers.contains(target)) {
+    match route::outbound(config.mode, sidecar.peer_memory.speaks_plaintext(target)) {
         Route::OriginateTls { or_plaintext } => match originate(sidecar, connection, or_plaintext).await? {
             Some(peer) => Ok(Peer::Tls(Box::new(peer))),
             None => {
-                sidecar.plaintext_peers.remember(target);
+                sidecar.peer_memory.saw_plaintext(target);
                 sidecar.metrics.permissive_fallbacks.inc();
                 connect_plaintext(sidecar, connection).await
             }
@@ -84,7 +95,7 @@ async fn connect(connection: &mut Connection) -> Result<TcpStream, Reason> {
 }
 
 async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
-    let peer = connect(connection).await?;
+    let peer = connect(connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
     sidecar.board.plaintext(connection);
     Ok(Peer::Plaintext(peer))
 }
@@ -105,9 +116,14 @@ async fn originate(
         Ok(Ok(stream)) => {
             sidecar.metrics.handshake(connection.direction, started.elapsed());
             connection.agreed = Some(Agreed::of(stream.get_ref().1));
+            sidecar.peer_memory.saw_tls(connection.peer());
             Ok(Some(stream))
         }
-        Ok(Err((error, stream))) if or_plaintext && stream.speaks_no_tls(&error) => Ok(None),
+        Ok(Err((error, stream)))
+            if or_plaintext && stream.speaks_no_tls(&error) && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
+        {
+            Ok(None)
+        }
         Ok(Err((error, _))) => Err(connection.fail(Failed::of(&error))),
         Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
     }

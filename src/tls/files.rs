@@ -3,7 +3,9 @@
 //! Invariant: the three files of a [`FileSet`] stood together on disk at one moment. Kubernetes changes a secret mount
 //! by swapping one symlink (`..data`); whoever reads in between gets one file of the old set and one of the new.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use crate::core::sidecar::TlsFiles;
@@ -51,9 +53,19 @@ fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError
         }
         _ => CredentialError::Unreadable { what, path: path.to_owned(), source },
     };
-    let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_FILE {
-        return Err(failed(io::Error::other("larger than 4 MiB")));
+    read_regular(path).map_err(failed)
+}
+
+/// Opening a FIFO would wait for its writer, for ever perhaps, and a device may have no end.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
     }
-    std::fs::read(path).map_err(failed)
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("it is larger than 4 MiB"));
+    }
+    Ok(bytes)
 }

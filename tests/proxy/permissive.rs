@@ -113,3 +113,32 @@ fn permissive_past_its_day_says_so_and_stays_ready() {
     sidecar.log_line(&["permissive mode has outlived its day", "2020-02-29"]);
     assert!(sidecar.get("/metrics").1.contains("bypassctl_permissive_overdue 1"));
 }
+
+/// Promise: a peer that has spoken TLS is not dialled in plaintext when it is killed in mid-handshake.
+#[test]
+fn permissive_does_not_downgrade_a_peer_that_spoke_tls_before() {
+    use std::io::Read as _;
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let far = Sidecar::between(&dir, local(1), app.address, &[]);
+    let peer = far.inbound;
+    let near = Sidecar::between(&dir, peer, local(1), &PERMISSIVE);
+    assert_echo(&mut connect(near.outbound).unwrap(), "in TLS");
+    near.log_line(&["connection ended", "\"tls\":\"TLS 1.3\""]);
+    drop(far);
+    // In its place, what a peer without TLS looks like: it takes the greeting and hangs up.
+    let listener = std::net::TcpListener::bind(peer).unwrap();
+    let mut dialler = connect(near.outbound).unwrap();
+    dialler.write_all(b"AKKA").unwrap();
+    let mut first = [0];
+    let (mut greeted, _) = listener.accept().unwrap();
+    greeted.read_exact(&mut first).unwrap();
+    assert_eq!(first, [0x16], "a ClientHello");
+    drop(greeted);
+    assert_reset(&mut dialler);
+    near.log_line(&["connection refused", "\"reason\":\"handshake_failed\""]);
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "it was dialled again, in plaintext");
+    assert!(near.get("/metrics").1.contains("bypassctl_permissive_fallbacks_total 0"));
+}

@@ -122,3 +122,14 @@ fn every_bad_setting_stops_the_start() {
     }
     assert_refused(&[], 2, "no certificate: give --tls-dir or --tls-cert");
 }
+
+/// Promise: a file that is none, such as a pipe that nobody writes, is refused at once and not waited for.
+#[test]
+fn a_pipe_for_a_key_is_refused_at_once() {
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let key = dir.join("tls.key");
+    std::fs::remove_file(&key).unwrap();
+    nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_refused(&["--tls-dir", dir.to_str().unwrap()], 2, "it is no regular file");
+}

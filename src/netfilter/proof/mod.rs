@@ -18,7 +18,7 @@ use crate::core::config::RedirectMode;
 use crate::core::plan::{RedirectPlan, TABLE};
 use crate::core::ports::PortSet;
 use crate::core::ruleset::{Family, Ruleset};
-use crate::netfilter::{self, NetfilterError, table};
+use crate::netfilter::{self, NetfilterError, foreign};
 
 /// Where meshes listen: Istio, ambient, Kuma (out, in), Linkerd (out, in), Consul (in).
 const MESH_PORTS: [u16; 5] = [15001, 15006, 4140, 4143, 20000];
@@ -196,7 +196,7 @@ fn samples(ports: &PortSet) -> Vec<u16> {
 }
 
 fn by_read_back(subjects: Vec<Subject>, reason: &str) -> Result<Vec<Proof>, ProofError> {
-    let before = table::nat_chains_before_ours()?;
+    let before = foreign::nat_chains_before_ours()?;
     if !before.is_empty() {
         let list = before.join(", ");
         return Err(ProofError::Ineffective(vec![format!("nat chains that come before ours: {list} ({reason})")]));

@@ -1,0 +1,137 @@
+//! What the rules of others say that matters to ours.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use netlink_packet_netfilter::nftables::{
+    ChainMessage, Cmp, DataAttribute, Expressions, Meta, MetaKey, NfTablesMessage, RuleMessage,
+};
+
+use crate::core::plan::{NAT_PRIORITY, TABLE};
+use crate::core::ruleset::{ChainKind, Hook};
+use crate::netfilter::NetfilterError;
+use crate::netfilter::expression::attribute;
+use crate::netfilter::table::{RuleView, decode_chain, dump, open};
+
+/// User ids that the rules of others single out, native (`meta skuid`) or by iptables-nft (`-m owner`): those of mesh
+/// proxies. What iptables-legacy holds is not seen.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
+    let socket = open()?;
+    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
+    let mut uids = BTreeSet::new();
+    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
+        let Some(view) = RuleView::of(&message) else { continue };
+        if view.table != own_table {
+            uids.extend(owner_uids(&view.expressions));
+        }
+    }
+    uids.remove(&0);
+    Ok(uids)
+}
+
+/// Nat chains of others that the kernel asks before ours, or may: same hook, same or lower priority.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub(super) fn nat_chains_before_ours() -> Result<Vec<String>, NetfilterError> {
+    let socket = open()?;
+    let everything = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
+    let chains = dump(&socket, NetfilterProtoFamily::Unspec, everything)?;
+    let mut before = Vec::new();
+    for (_, message) in chains {
+        let NfTablesMessage::NewChain(message) = message else { continue };
+        let Some((table, chain)) = decode_chain(&message) else { continue };
+        let asked = matches!(chain.hook, Hook::Output | Hook::Prerouting) && chain.kind == ChainKind::Nat;
+        if table != TABLE && asked && chain.priority <= NAT_PRIORITY {
+            before.push(format!("{table} {} (priority {})", chain.name, chain.priority));
+        }
+    }
+    Ok(before)
+}
+
+/// Rules of others that name an interface and act before nat is asked (TPROXY, notrack), as `table chain`: the proof's
+/// own link has another name, so it does not meet them.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub fn interceptors_by_interface() -> Result<Vec<String>, NetfilterError> {
+    let socket = open()?;
+    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
+    let mut found = Vec::new();
+    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
+        let Some(view) = RuleView::of(&message) else { continue };
+        if view.table != TABLE && names_interface(&view.expressions) && view.expressions.iter().any(acts_before_nat) {
+            found.push(format!("{} {}", view.table, view.chain));
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+fn names_interface(expressions: &[Expressions]) -> bool {
+    let is_name = |key: &MetaKey| matches!(key, MetaKey::Iifname | MetaKey::Oifname | MetaKey::Iif | MetaKey::Oif);
+    expressions.windows(2).any(|pair| match pair {
+        [Expressions::Meta(load), Expressions::Cmp(test)] => {
+            let loads_name = load.iter().any(|attribute| matches!(attribute, Meta::Key(key) if is_name(key)));
+            let is_loopback = |value: &[u8]| value.starts_with(b"lo\0");
+            loads_name
+                && test
+                    .iter()
+                    .any(|attribute| matches!(attribute, Cmp::Data(DataAttribute::Value(value)) if !is_loopback(value)))
+        }
+        _ => false,
+    })
+}
+
+fn acts_before_nat(expression: &Expressions) -> bool {
+    // `NFTA_TARGET_NAME` (linux/netfilter/nf_tables_compat.h) of an iptables-nft target.
+    const NAME: u16 = 1;
+    let Expressions::Other { expression_type, attributes } = expression else { return false };
+    match expression_type.as_str() {
+        "tproxy" | "notrack" => true,
+        "target" => attribute(attributes, NAME).is_some_and(|name| {
+            [&b"TPROXY\0"[..], b"CT\0", b"NOTRACK\0"].iter().any(|target| name.starts_with(target))
+        }),
+        _ => false,
+    }
+}
+
+fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
+    let mut uids = Vec::new();
+    let mut uid_loaded = false;
+    for expression in expressions {
+        match expression {
+            Expressions::Meta(attributes) => uid_loaded = attributes.contains(&Meta::Key(MetaKey::SocketUserId)),
+            Expressions::Cmp(attributes) if uid_loaded => {
+                let value = attributes.iter().find_map(|attribute| match attribute {
+                    Cmp::Data(DataAttribute::Value(value)) => Some(value),
+                    _ => None,
+                });
+                uids.extend(value.and_then(|value| <[u8; 4]>::try_from(value.as_slice()).ok()).map(u32::from_ne_bytes));
+            }
+            Expressions::Other { expression_type, attributes } if expression_type == "match" => {
+                uids.extend(xt_owner_uid(attributes));
+            }
+            _ => {}
+        }
+    }
+    uids
+}
+
+/// The uid of iptables' owner match (linux/netfilter/xt_owner.h, `struct xt_owner_match_info`: uid_min, uid_max,
+/// gid_min, gid_max, match, invert; linux/netfilter/nf_tables_compat.h for the attributes).
+fn xt_owner_uid(attributes: &[DefaultNla]) -> Option<u32> {
+    const NAME: u16 = 1;
+    const INFO: u16 = 3;
+    const XT_OWNER_UID: u8 = 1;
+    let name = attribute(attributes, NAME)?;
+    let info = attribute(attributes, INFO)?;
+    let by_uid = name.starts_with(b"owner\0") && info.get(16)? & XT_OWNER_UID != 0;
+    let field = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
+    let (first, last) = (field(0)?, field(4)?);
+    (by_uid && first == last).then_some(first)
+}
