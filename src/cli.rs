@@ -57,6 +57,8 @@ pub enum Command {
     Proxy(ProxyArgs),
     /// Find out what is wrong, and what to do next
     Check(CheckArgs),
+    /// Say where a packet goes in this network namespace, rule by rule, through everybody's tables
+    Explain(ExplainArgs),
     /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
     Demo(DemoArgs),
 }
@@ -247,6 +249,34 @@ pub enum FailOn {
     Warning,
     /// Errors alone
     Error,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Where the packet is going
+    #[arg(long, env = "BYPASSCTL_TO", value_name = "ADDRESS:PORT")]
+    pub to: SocketAddr,
+    /// Where it comes from [default: what the route says; with --in, an address of nobody]
+    #[arg(long, env = "BYPASSCTL_FROM", value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
+    /// User id of the process that makes it
+    #[arg(long, env = "BYPASSCTL_FROM_UID", default_value = "1000", value_name = "UID", conflicts_with = "arriving")]
+    pub from_uid: Option<u32>,
+    /// Its group id [default: the user id]
+    #[arg(long, env = "BYPASSCTL_FROM_GID", value_name = "GID", conflicts_with = "arriving")]
+    pub from_gid: Option<u32>,
+    /// The mark that it carries from the start, as a mesh proxy's socket may give it
+    #[arg(long, env = "BYPASSCTL_MARK", default_value_t = 0, value_name = "MARK")]
+    pub mark: u32,
+    /// It arrives from outside, and is not made here
+    #[arg(id = "arriving", long = "in", env = "BYPASSCTL_IN")]
+    pub arriving: bool,
+    /// A UDP datagram, not a TCP connection's SYN
+    #[arg(long, env = "BYPASSCTL_UDP")]
+    pub udp: bool,
+    /// Form of the answer
+    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
+    pub output: CheckOutput,
 }
 
 #[derive(Debug, Args)]

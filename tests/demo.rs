@@ -220,7 +220,10 @@ fn even_killed_it_leaves_nothing() {
 /// The binary, where an ordinary user can run it: a build directory may lie in root's home.
 fn for_everybody(place: &Place) -> PathBuf {
     let binary = place.path().join("bypassctl");
-    fs::copy(env!("CARGO_BIN_EXE_bypassctl"), &binary).unwrap();
+    // By cp: a process that another test starts in the meantime would inherit our own descriptor, and a file that is open
+    // for writing cannot be run (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_bypassctl")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     binary
 }
 

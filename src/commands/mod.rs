@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod explain;
 mod init;
 mod parse;
 mod proxy;
@@ -105,6 +106,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Init(args) => init::run(&args),
         Command::Proxy(args) => proxy::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

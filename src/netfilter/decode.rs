@@ -291,7 +291,7 @@ pub(super) fn set_name(attributes: &[Lookup]) -> Option<&str> {
     attributes.iter().find_map(|attribute| if let Lookup::Set(name) = attribute { Some(name.as_str()) } else { None })
 }
 
-fn name(expression: &Expressions) -> String {
+pub(super) fn name(expression: &Expressions) -> String {
     match expression {
         Expressions::Other { expression_type, .. } => expression_type.clone(),
         Expressions::Bitwise(_) => "bitwise".to_owned(),

@@ -8,6 +8,7 @@ mod decode;
 mod encode;
 mod expression;
 mod foreign;
+pub mod gather;
 pub mod iptables;
 pub mod lock;
 pub mod namespace;

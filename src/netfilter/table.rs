@@ -306,7 +306,7 @@ pub(super) struct RuleView<'a> {
     pub(super) table: &'a str,
     pub(super) chain: &'a str,
     pub(super) expressions: Vec<Expressions>,
-    comment: String,
+    pub(super) comment: String,
 }
 
 impl<'a> RuleView<'a> {

@@ -7,6 +7,7 @@
 mod support;
 
 mod backends;
+mod explain;
 mod lifecycle;
 mod matrix;
 mod proof;

@@ -1,0 +1,131 @@
+//! `bypassctl explain` against reality: what it says of a connection is what becomes of a real one.
+
+use std::net::SocketAddr;
+
+use bypassctl::core::ruleset::Family;
+use serde_json::Value;
+
+use crate::support::init::bypassctl;
+use crate::support::pod::Pod;
+use crate::support::probe::{Answer, Identity, Listener, call};
+use crate::support::roles::{AGENT, APP, APP_PORTS, MESH, agent, app, mesh_proxy, peer};
+use crate::support::setup::{Cells, Order, Setup, check_all};
+
+/// The answer as JSON.
+fn explain(pod: &Pod, args: &[&str]) -> Value {
+    let finished = pod.finish(bypassctl(&[&["explain", "--output", "json"], args].concat()), "");
+    assert_eq!(finished.code, 0, "explain {args:?}: {finished}");
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished}"))
+}
+
+/// Who would answer, by the ports that the pod's listeners have.
+fn told(answer: &Value) -> String {
+    let end = &answer["end"];
+    let (kind, port) = (end["kind"].as_str().unwrap_or_default(), end["port"].as_u64().unwrap_or_default());
+    let local = end["interface"] == "lo";
+    let who = match (kind, port) {
+        ("refused", _) => "refused",
+        ("dropped", _) => "silence",
+        ("no_route", _) => "Network is unreachable (os error 101)",
+        ("straight" | "redirected", _) if local && end["listening"] == false => "refused",
+        ("straight" | "redirected", 15001) if local => "mesh-outbound",
+        ("straight" | "redirected", 15006) if local => "mesh-inbound",
+        ("straight" | "redirected", 15552) if local => "agent-outbound",
+        ("straight" | "redirected", 15553) if local => "agent-inbound",
+        ("straight", _) if local => "app",
+        ("straight", _) => "peer",
+        (kind, _) => kind,
+    };
+    let unsure = if answer["sure"] == true { "" } else { " (unsure)" };
+    format!("{who}{unsure}")
+}
+
+fn seen(answer: Answer) -> String {
+    match answer {
+        Answer::From { who, .. } => who,
+        Answer::Refused => "refused".to_owned(),
+        Answer::Silence => "silence".to_owned(),
+        Answer::Error(error) => error,
+    }
+}
+
+fn fill(setup: Setup, with_ours: bool, cells: &mut Cells) {
+    let (pod, other) = if with_ours { setup.build(&["--no-verify"]) } else { bare(setup) };
+    let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
+    let mut outgoing = vec![APP, AGENT, MESH];
+    outgoing.extend(setup.mesh.map(|mesh| mesh.proxy()).filter(|proxy| *proxy != MESH));
+    for family in Family::BOTH {
+        for port in APP_PORTS {
+            let arriving = pod.at(family, port);
+            let to_app =
+                explain(&pod, &["--in", "--to", &arriving.to_string(), "--from", &other.address(family).to_string()]);
+            let cell = format!("{setup} ours {with_ours} in to {arriving}");
+            cells.check(cell, &told(&to_app), &seen(call(&other, APP, arriving)));
+            for who in &outgoing {
+                for to in [other.at(family, port), arriving] {
+                    compare_outgoing(setup, with_ours, &pod, *who, to, cells);
+                }
+            }
+        }
+    }
+}
+
+fn compare_outgoing(setup: Setup, with_ours: bool, pod: &Pod, who: Identity, to: SocketAddr, cells: &mut Cells) {
+    let (uid, mark) = (who.uid.to_string(), who.mark.unwrap_or_default().to_string());
+    let answer = explain(pod, &["--to", &to.to_string(), "--from-uid", &uid, "--mark", &mark]);
+    let cell = format!("{setup} ours {with_ours} uid {uid} mark {mark} to {to}");
+    cells.check(cell, &told(&answer), &seen(call(pod, who, to)));
+}
+
+fn bare(setup: Setup) -> (Pod, Pod) {
+    let (pod, other) = Pod::pair();
+    if let Some(mesh) = setup.mesh {
+        mesh.load(&pod);
+    }
+    (pod, other)
+}
+
+/// Mesh × order × family × direction × port × user: explain's answer under our rules is the real connection's.
+#[test]
+fn under_our_rules_explain_says_what_a_real_connection_does() {
+    check_all(&Setup::all(), |setup, cells| fill(*setup, true, cells));
+}
+
+/// Without our rules there is no order.
+#[test]
+fn without_our_rules_explain_says_what_a_real_connection_does() {
+    let setups: Vec<_> = Setup::all().into_iter().filter(|setup| setup.order == Order::MeshFirst).collect();
+    check_all(&setups, |setup, cells| fill(*setup, false, cells));
+}
+
+/// Of chains of one priority the one registered last runs first; where tables differ in that, explain says that it cannot
+/// be sure, and the kernel does what explain assumes.
+#[test]
+fn at_equal_priority_the_table_made_last_comes_first() {
+    let (pod, other) = Pod::pair();
+    let to = other.at(Family::V4, 2552);
+    let _listeners =
+        [1111, 2222].map(|port| Listener::tcp(&pod, &port.to_string(), APP, SocketAddr::from(([127, 0, 0, 1], port))));
+    for (table, port) in [("first", 1111), ("second", 2222)] {
+        let chain = format!("type nat hook output priority -100; tcp dport 2552 redirect to :{port}");
+        pod.feed("nft -f -", &format!("table inet {table} {{\n chain output {{\n {chain}\n }}\n}}\n"));
+    }
+    let answer = explain(&pod, &["--to", &to.to_string()]);
+    assert_eq!(answer["sure"], false, "{answer}");
+    assert_eq!(answer["end"]["port"], 2222, "{answer}");
+    assert_eq!(seen(call(&pod, APP, to)), "2222");
+}
+
+/// Explaining makes no legacy tables where none are, and needs NET_ADMIN, which it names.
+#[test]
+fn explaining_changes_nothing() {
+    let pod = Pod::alone();
+    explain(&pod, &["--to", "10.77.0.12:2552", "--in"]);
+    assert_eq!(pod.legacy_tables(), "");
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_bypassctl")]);
+    command.args(["explain", "--to", "10.77.0.12:2552"]);
+    let refused = pod.finish(command, "");
+    assert_eq!(refused.code, 3, "{refused}");
+    assert!(refused.stderr.contains("NET_ADMIN"), "{refused}");
+}
