@@ -104,6 +104,7 @@ impl Board {
             started: Instant::now(),
             agreed: None,
             failed: None,
+            plaintext: false,
             first: None,
             detail: None,
             moved: Arc::new(Moved { bytes_in: Tally::new(bytes_in), bytes_out: Tally::new(bytes_out) }),

@@ -22,6 +22,8 @@ pub(super) struct Connection {
     pub(super) started: Instant,
     pub(super) agreed: Option<Agreed>,
     pub(super) failed: Option<Failed>,
+    /// Whether the app's bytes went, or were to go, without TLS.
+    pub(super) plaintext: bool,
     /// What a plaintext peer sent first.
     pub(super) first: Option<FirstBytes>,
     /// An error's text, where the reason needs one.
@@ -70,7 +72,7 @@ impl Connection {
                     bytes_in = self.moved.bytes_in.bytes(),
                     bytes_out = self.moved.bytes_out.bytes(),
                     duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    tls = agreed.map(|agreed| agreed.version),
+                    tls = agreed.map(|agreed| agreed.version).or(self.plaintext.then_some("none")),
                     cipher = agreed.map(|agreed| agreed.cipher.as_str()),
                     $message
                 )

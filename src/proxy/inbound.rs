@@ -34,6 +34,7 @@ pub(super) async fn serve(
         },
         Ok(Route::Passthrough) => {
             drop(unfinished);
+            connection.plaintext = true;
             sidecar.board.plaintext(connection);
             sidecar.metrics.plaintext_accepted.inc();
             hand_over(peer, sidecar, connection).await

@@ -76,6 +76,7 @@ async fn reach_peer(
         Route::OriginateTls { or_plaintext } => match originate(sidecar, connection, or_plaintext).await? {
             Some(peer) => Ok(Peer::Tls(Box::new(peer))),
             None => {
+                tracing::warn!(peer = %target, "the peer showed that it speaks no TLS: dialling it again in plaintext");
                 sidecar.peer_memory.saw_plaintext(target);
                 sidecar.metrics.permissive_fallbacks.inc();
                 connect_plaintext(sidecar, connection).await
@@ -96,6 +97,7 @@ async fn connect(connection: &mut Connection) -> Result<TcpStream, Reason> {
 
 async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
     let peer = connect(connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
+    connection.plaintext = true;
     sidecar.board.plaintext(connection);
     Ok(Peer::Plaintext(peer))
 }

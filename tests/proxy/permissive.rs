@@ -18,6 +18,7 @@ fn permissive_takes_both_in_and_names_who_spoke_plaintext() {
     assert!(far.get("/metrics").1.contains("bypassctl_plaintext_accepted_total 1"));
     assert_eq!(far.status()["plaintext_peers"][0]["peer"], "127.0.0.1");
     far.log_line(&["connection ended", "\"tls\":\"TLS 1.3\""]);
+    far.log_line(&["connection ended", "\"tls\":\"none\""]);
 }
 
 /// Promise: a peer without TLS is dialled again in plaintext, and that is remembered, counted and shown.
@@ -42,6 +43,7 @@ fn permissive_falls_back_for_a_peer_that_hangs_up_on_tls() {
         assert_eq!(app.accepted(), accepted, "one try with TLS, then plaintext at once");
     }
     assert!(near.get("/metrics").1.contains("bypassctl_permissive_fallbacks_total 1"));
+    near.log_line(&["dialling it again in plaintext"]);
     let peer = &near.status()["plaintext_peers"][0];
     assert_eq!((peer["direction"].as_str(), peer["connections"].as_u64()), (Some("outbound"), Some(2)));
 }
