@@ -33,7 +33,7 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     // A second run would take the first one's proof for what a killed run left.
     let _lock = NamespaceLock::acquire(LOCK_LIMIT).map_err(Failure::environment)?;
     if args.cleanup {
-        return cleanup();
+        return cleanup(args);
     }
     if !namespace::loopback_is_up() {
         return Err(Failure::environment(anyhow!(
@@ -129,15 +129,31 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
     )))
 }
 
-fn cleanup() -> Result<Outcome, Failure> {
+fn cleanup(args: &InitArgs) -> Result<Outcome, Failure> {
     proof::remove_leftovers().map_err(from_proof)?;
+    warn_of_live_connections(&[args.agent.outbound_port, args.agent.inbound_port]);
     let removed = backend::remove_all().map_err(from_backend)?;
     print(&if removed.is_empty() {
         format!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove\n")
     } else {
-        format!("removed {}; connections that it redirected live on until they close\n", removed.join(", "))
+        format!("removed {}\n", removed.join(", "))
     })?;
     Ok(Outcome::Done)
+}
+
+/// Connections keep their redirection for as long as anybody's nat chain stands; with the last one the kernel undoes it
+/// (net/netfilter/nf_nat_core.c, `nf_nat_unregister_fn`).
+fn warn_of_live_connections(agent_ports: &[u16]) {
+    match netfilter::redirected_connections(agent_ports) {
+        Ok(0) => {}
+        Ok(connections) => warn!(
+            connections,
+            "removing the rules under live connections: where a mesh's nat rules stand these go on, else they are reset; \
+             new ones go where the mesh sends them, and peers' arrive without TLS of ours"
+        ),
+        // A kernel without ctnetlink: what it cannot tell is no reason to leave the rules.
+        Err(error) => tracing::debug!(%error, "the live connections cannot be counted"),
+    }
 }
 
 /// Which backend took the rules, and what the pod lacks that the user may miss.

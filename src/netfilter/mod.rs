@@ -4,6 +4,7 @@
 //! ever edited. Everything acts on the network namespace of the calling thread.
 
 pub mod backend;
+mod conntrack;
 mod decode;
 mod encode;
 mod expression;
@@ -26,6 +27,7 @@ use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
 use crate::core::ruleset::{Action, Match, Ruleset, TableFamily};
 use crate::core::xtables::CHAIN_PREFIX;
 
+pub use self::conntrack::redirected_connections;
 pub use self::foreign::{interceptors_by_interface, mesh_uids};
 pub use self::table::{Table, apply, delete, read};
 

@@ -7,9 +7,10 @@ use std::io;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
 use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -88,14 +89,38 @@ impl NetfilterSocket {
         }
     }
 
-    /// Everything that the kernel has of the kind that `request` asks for.
+    /// Everything of nf_tables that the kernel has of the kind that `request` asks for.
     pub(super) fn dump(
         &self,
         family: NetfilterProtoFamily,
         request: NfTablesMessage,
     ) -> io::Result<Vec<(NetfilterProtoFamily, NfTablesMessage)>> {
+        let found = self.dump_all(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message.inner {
+                NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Every connection that conntrack knows, of both families.
+    pub(super) fn connections(&self) -> io::Result<Vec<Vec<ConntrackAttribute>>> {
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+        let found = self.dump_all(NetfilterMessage::new(header, ConntrackMessage::Get(vec![])))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message.inner {
+                NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => Some(attributes),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn dump_all(&self, request: NetfilterMessage) -> io::Result<Vec<NetfilterMessage>> {
         let mut buffer = Vec::new();
-        emit(&mut buffer, 1, NLM_F_DUMP, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request));
+        emit(&mut buffer, 1, NLM_F_DUMP, request);
         self.0.send(&buffer, 0)?;
         let mut found = Vec::new();
         loop {
@@ -103,11 +128,7 @@ impl NetfilterSocket {
                 match message.payload {
                     NetlinkPayload::Done(_) => return Ok(found),
                     NetlinkPayload::Error(error) => return error.code.map_or(Ok(found), |_| Err(error.to_io())),
-                    NetlinkPayload::InnerMessage(inner) => {
-                        if let netlink_packet_netfilter::NetfilterMessageInner::NfTables(message) = inner.inner {
-                            found.push((inner.header.family, message));
-                        }
-                    }
+                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
                     _ => {}
                 }
             }

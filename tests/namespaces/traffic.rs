@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bypassctl::core::plan::CANARY;
 use bypassctl::core::ruleset::Family;
 
-use crate::support::init::must_init;
+use crate::support::init::{init, must_init};
 use crate::support::mesh::{ISTIO, ISTIO_LEGACY, ISTIO_TPROXY};
 use crate::support::pod::Pod;
 use crate::support::probe::{Answer, Call, Listener, ask, call};
@@ -200,6 +200,14 @@ fn redirected_connections_live_through_a_second_init() {
         for (to, call) in &mut calls {
             let seen = call.still_echoes().map_or_else(|error| error.to_string(), |()| "an echo".to_owned());
             cells.check(format!("{setup} to {to} after init"), &seen, &"an echo".to_owned());
+        }
+        let cleanup = init(&pod, &["--cleanup"]);
+        let warned = cleanup.stderr.contains("under live connections") && cleanup.stderr.contains("connections=4");
+        cells.check(format!("{setup} warned of 4 connections: {}", cleanup.stderr), &warned, &true);
+        for (to, call) in &mut calls {
+            // With the last nat chain of the namespace goes the redirection of what is connected.
+            let (seen, expected) = (call.still_echoes().is_ok(), setup.mesh.is_some());
+            cells.check(format!("{setup} to {to} goes on after clean-up"), &seen, &expected);
         }
     });
 }
