@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, Hook as HookAttribute, HookNumber, InetHookNumber,
@@ -31,16 +31,31 @@ pub struct Table {
     pub packets: Vec<Vec<u64>>,
 }
 
-/// Replaces the tables with these, in one transaction: ensure, delete, create.
+/// Creates the tables, in one transaction; where one of the names is taken, replaces them: ensure, delete, create.
 ///
 /// # Errors
 /// See [`NetfilterError`]; nothing was changed then.
 pub fn apply(rulesets: &[Ruleset]) -> Result<(), NetfilterError> {
-    let mut transaction = Transaction::default();
-    for ruleset in rulesets {
-        transaction.replace(ruleset);
+    let transaction = |existing| {
+        let mut transaction = Transaction::default();
+        for ruleset in rulesets {
+            transaction.create(ruleset, existing);
+        }
+        transact(transaction.steps, &transaction.names)
+    };
+    // The usual case is a new pod. A transaction that deletes makes whoever closes a socket to nf_tables next wait some
+    // 10 ms, until the kernel has freed what is gone (net/netfilter/nf_tables_api.c, nft_rcv_nl_event).
+    match transaction(Existing::Refuse) {
+        Err(NetfilterError::Refused { rule: None, errno: Errno::EEXIST, .. }) => transaction(Existing::Replace),
+        other => other,
     }
-    transact(transaction.steps, &transaction.names)
+}
+
+/// What to do about a table of the name that is there already.
+#[derive(Clone, Copy)]
+enum Existing {
+    Refuse,
+    Replace,
 }
 
 /// Steps, and what each is called if it is refused.
@@ -57,12 +72,14 @@ impl<'a> Transaction<'a> {
         self.names.push((name, rule));
     }
 
-    fn replace(&mut self, ruleset: &'a Ruleset) {
+    fn create(&mut self, ruleset: &'a Ruleset, existing: Existing) {
         let (family, table) = (ruleset.family, ruleset.table.as_str());
         let name = |verb: &str| format!("`{verb} table {} {table}`", family.name());
-        self.push(new_table(family, table), name("add"), None);
-        self.push(delete_table(family, table), name("delete"), None);
-        self.push(new_table(family, table), name("add"), None);
+        if let Existing::Replace = existing {
+            self.push(new_table(family, table, 0), name("add"), None);
+            self.push(delete_table(family, table), name("delete"), None);
+        }
+        self.push(new_table(family, table, NLM_F_EXCL), name("create"), None);
         for chain in &ruleset.chains {
             self.push(new_chain(family, table, chain), format!("chain {}", chain.name), None);
             for rule in &chain.rules {
@@ -203,9 +220,9 @@ pub(super) fn dump(
     })
 }
 
-fn new_table(family: TableFamily, name: &str) -> Step {
+fn new_table(family: TableFamily, name: &str, flags: u16) -> Step {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
-    step(protocol(family), NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE)
+    step(protocol(family), NfTablesMessage::NewTable(TableMessage { attributes }), NLM_F_CREATE | flags)
 }
 
 fn delete_table(family: TableFamily, name: &str) -> Step {
