@@ -1,6 +1,6 @@
 //! A [`Ruleset`] in the language of `nft -f`.
 //!
-//! The text replaces the table as a whole: "ensure, delete, create", as the netlink transaction does.
+//! The text replaces the table as a whole: "ensure, delete, create", as the netlink transaction does where there is one.
 
 use std::fmt::Write as _;
 
