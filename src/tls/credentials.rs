@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use time::OffsetDateTime;
@@ -195,7 +195,6 @@ fn provider() -> CryptoProvider {
         suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
         suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
     ];
-    debug_assert!(SUITES.iter().any(|s| s.suite() == CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384));
     CryptoProvider { cipher_suites: SUITES.to_vec(), ..aws_lc_rs::default_provider() }
 }
 
