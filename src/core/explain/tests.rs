@@ -120,6 +120,30 @@ fn a_filter_chain_behind_all_nat_still_drops() {
 }
 
 #[test]
+fn a_dnat_to_every_port_is_a_binding_that_keeps_the_port() {
+    let saved = "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p tcp -m tcp --dport 2552 -j DNAT --to-destination :1-65535\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n";
+    let filters = Filters { tables: save::tables(saved, Family::V4), unread: Vec::new() };
+    let answer = outgoing(&filters);
+    assert_eq!((ends(&answer), answer.sure), ((EndKind::Straight, 2552), true), "{answer:?}");
+}
+
+#[test]
+fn a_source_port_is_one_of_those_that_kernels_choose() {
+    for (ranges, end, sure) in [
+        (vec![(8558, 8558), (15550, 15550)], EndKind::Straight, true),
+        (vec![(1024, 65535)], EndKind::Refused, true),
+        (vec![(40000, 40000)], EndKind::Straight, false),
+    ] {
+        let refused = rule([
+            Step::If(Condition::in_ranges(Field::SourcePort, ranges.clone(), false)),
+            Step::Do(Statement::Reject),
+        ]);
+        let answer = outgoing(&filters(&[(Kind::Filter, Hook::Output, 0, vec![refused])]));
+        assert_eq!((answer.end.kind, answer.sure), (end, sure), "{ranges:?}");
+    }
+}
+
+#[test]
 fn a_chain_of_lower_priority_runs_first_whenever_it_was_made() {
     let marked = rule([Step::If(Condition::equal(Field::Mark, 5_u32, false)), Step::Do(Statement::Reject)]);
     for order in [[-10, 10], [10, -10]] {

@@ -235,6 +235,16 @@ fn range(info: &Info, revision: u32, family: Family) -> Option<(Option<IpAddr>, 
     let (flags_at, address_at, port_at) = if revision == 0 && family == Family::V4 { (4, 8, 16) } else { (0, 4, 36) };
     let flags = info.u32(flags_at)?;
     let address = if flags & MAP_IPS != 0 { Some(info.address(address_at, family)?) } else { None };
-    let port = if flags & PROTO_SPECIFIED != 0 { Some(info.port(port_at)?) } else { None };
+    let port = if flags & PROTO_SPECIFIED == 0 {
+        None
+    } else {
+        match (info.port(port_at)?, info.port(port_at + 2)?) {
+            (first, last) if first == last => Some(first),
+            // A port that lies in the range already is kept (net/netfilter/nf_nat_core.c, get_unique_tuple).
+            (..=1, u16::MAX) => None,
+            // Which port of the range it becomes, nobody can say beforehand.
+            _ => return None,
+        }
+    };
     Some((address, port))
 }

@@ -131,6 +131,8 @@ impl Reader {
             (Some(Statement::Nat(nat @ Nat::Destination { .. })), "--to-destination") => {
                 let (address, port) = match value.parse::<std::net::SocketAddr>() {
                     Ok(both) => (Some(both.ip()), Some(both.port())),
+                    // Every port lies in this range already, and so is kept.
+                    Err(_) if value == ":1-65535" => (None, None),
                     Err(_) => match value.strip_prefix(':') {
                         Some(port) => (None, Some(port.parse().ok()?)),
                         None => (Some(value.parse().ok()?), None),
