@@ -185,6 +185,9 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_DRAIN_TIMEOUT", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=86400))]
     pub drain_timeout: u64,
+    /// Put the rules back when somebody removes, changes or overrides them; needs NET_ADMIN
+    #[arg(long, env = "BYPASSCTL_REPAIR", conflicts_with_all = ["outbound_target", "inbound_target"])]
+    pub repair: bool,
 }
 
 /// Where certificate, key and CA are.

@@ -15,7 +15,7 @@ use crate::core::render::nft;
 use crate::core::ruleset::{Chain, Family};
 use crate::core::xtables::CHAIN_PREFIX;
 use crate::netfilter::backend::{self, BackendError, Rejected, Snapshot, Standing};
-use crate::netfilter::iptables::{self, IptablesError};
+use crate::netfilter::iptables::IptablesError;
 use crate::netfilter::lock::NamespaceLock;
 use crate::netfilter::proof::{self, Proof, ProofError};
 use crate::netfilter::{self, Applied, NetfilterError, namespace};
@@ -86,14 +86,7 @@ fn rendered(plan: &RedirectPlan, choice: BackendChoice) -> String {
 }
 
 fn add_mesh_uids(plan: &mut RedirectPlan) -> Result<(), Failure> {
-    let mut found = match netfilter::mesh_uids(TABLE) {
-        Ok(uids) => uids,
-        // Without nf_tables there are no rules of a mesh in it.
-        Err(NetfilterError::Unsupported(_)) => Default::default(),
-        Err(error) => return Err(from_netfilter(error)),
-    };
-    found.extend(iptables::legacy_mesh_uids());
-    for uid in found {
+    for uid in netfilter::mesh_uids_of_everybody().map_err(from_netfilter)? {
         if uid != plan.agent_uid && !plan.mesh_uids.contains(&uid) {
             info!(uid, "found a mesh proxy's user id in the mesh's rules");
             plan.mesh_uids.push(uid);

@@ -3,25 +3,30 @@
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Uid;
+use tracing::{info, warn};
 
 use crate::cli::ProxyArgs;
 use crate::commands::{Failure, Outcome};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
+use crate::netfilter::guard::Guard;
 use crate::proxy::{self, Listeners};
 use crate::tls::Reloader;
 
 /// Runs the sidecar until it is told to stop.
 pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
+    let repair = args.repair;
     let config = configure(args).map_err(Failure::usage)?;
     let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone()));
     let reloader = reloader.transpose().map_err(Failure::usage)?;
+    let guard = guard(&config, repair)?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
-        proxy::run(config, listeners, reloader).await
+        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state)).await
     });
     // Whatever still runs has had its time.
     runtime.shutdown_background();
@@ -29,12 +34,31 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+/// Watches over the rules where that is allowed; where it is not, the sidecar's canary is all there is.
+fn guard(config: &SidecarConfig, repair: bool) -> Result<Option<Guard>, Failure> {
+    let Some(expectation) = config.expectation(Uid::effective().as_raw()) else { return Ok(None) };
+    match Guard::start(expectation, repair) {
+        Ok(guard) => Ok(Some(guard)),
+        Err(error) if repair => Err(Failure::environment(anyhow::Error::from(error).context(
+            "--repair: the rules can neither be watched nor put back; give the sidecar NET_ADMIN, or leave the option out",
+        ))),
+        Err(error) if error.is_for_want_of_privilege() => {
+            info!("no NET_ADMIN, so the rules are not read: the sidecar dials itself through them every 5 s instead");
+            Ok(None)
+        }
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "the rules cannot be watched; dialling through them instead");
+            Ok(None)
+        }
+    }
+}
+
 /// A connection takes two descriptors, and the soft limit is often 1024, for the sake of programs that call select(2).
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        warn!(%error, "the limit of open files cannot be raised");
     }
 }
 

@@ -119,6 +119,12 @@ pub struct AgentPorts {
     pub admin: u16,
 }
 
+impl Default for AgentPorts {
+    fn default() -> Self {
+        Self { outbound: DEFAULT_OUTBOUND_PORT, inbound: DEFAULT_INBOUND_PORT, admin: DEFAULT_ADMIN_PORT }
+    }
+}
+
 impl AgentPorts {
     /// Checks that no port has two uses, the cluster's among them.
     ///

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod checks;
 pub mod config;
+pub mod drift;
 pub mod explain;
 pub mod identity;
 pub mod outcome;

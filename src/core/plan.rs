@@ -3,6 +3,8 @@
 //! Invariant: [`RedirectPlan::ruleset`] is a pure function of the plan and of what the kernel has; every rule's comment
 //! is its reason, and stands in the kernel too (`nft list table inet bypassctl`).
 
+mod recognize;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, RedirectMode, SideDoors};

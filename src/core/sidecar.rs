@@ -9,6 +9,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
+use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError};
 use crate::core::ports::PortSet;
 use crate::core::route::{TlsMode, is_this_host};
@@ -135,6 +136,9 @@ pub struct SidecarConfig {
     /// Remoting ports.
     #[serde(rename = "remoting_ports")]
     pub remoting: PortSet,
+    /// Management ports.
+    #[serde(rename = "management_ports")]
+    pub management: PortSet,
     /// Where outgoing remoting is redirected to.
     pub outbound_port: u16,
     /// Where arriving remoting is redirected to.
@@ -177,6 +181,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
         }
         Ok(Self {
             remoting: raw.cluster.remoting,
+            management: raw.cluster.management,
             outbound_port: agent.outbound,
             inbound_port: agent.inbound,
             admin_port: agent.admin,
@@ -197,6 +202,17 @@ impl SidecarConfig {
     #[must_use]
     pub const fn expects_rules(&self) -> bool {
         self.outbound_target.is_none()
+    }
+
+    /// What the rules have to do for a sidecar of this user; `None` where a fixed target makes do without them.
+    #[must_use]
+    pub fn expectation(&self, agent_uid: u32) -> Option<Expectation> {
+        let redirected = self.outbound_target.is_none() && self.inbound_target.is_none();
+        redirected.then(|| Expectation {
+            cluster: ClusterPorts { remoting: self.remoting.clone(), management: self.management.clone() },
+            agent: AgentPorts { outbound: self.outbound_port, inbound: self.inbound_port, admin: self.admin_port },
+            agent_uid,
+        })
     }
 
     /// Whether permissive mode has outlived its day.

@@ -167,6 +167,14 @@ impl Snapshot {
         {
             iptables::remove(held.variant, CHAIN_PREFIX)?;
         }
+        self.restore()
+    }
+
+    /// Makes what stood stand again, whatever has become of it.
+    ///
+    /// # Errors
+    /// See [`BackendError`].
+    pub fn restore(&self) -> Result<(), BackendError> {
         if !self.tables.is_empty() {
             apply(&self.tables)?;
         }

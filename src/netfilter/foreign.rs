@@ -19,7 +19,7 @@ use crate::netfilter::table::{RuleView, decode_chain, dump, open};
 ///
 /// # Errors
 /// See [`NetfilterError`].
-pub fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
+pub(super) fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
     let socket = open()?;
     let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
     let mut uids = BTreeSet::new();

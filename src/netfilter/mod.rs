@@ -7,9 +7,11 @@ pub mod backend;
 mod conntrack;
 mod decode;
 mod encode;
+mod events;
 mod expression;
 mod foreign;
 pub mod gather;
+pub mod guard;
 pub mod iptables;
 pub mod lock;
 pub mod namespace;
@@ -18,6 +20,7 @@ mod set;
 mod socket;
 mod table;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -28,7 +31,7 @@ use crate::core::ruleset::{Action, Match, Ruleset, TableFamily};
 use crate::core::xtables::CHAIN_PREFIX;
 
 pub use self::conntrack::redirected_connections;
-pub use self::foreign::{interceptors_by_interface, mesh_uids};
+pub use self::foreign::interceptors_by_interface;
 pub use self::table::{Table, apply, delete, read};
 
 /// Why rules could not be applied or read; nothing was changed.
@@ -165,6 +168,21 @@ pub fn rules_elsewhere() -> Option<String> {
     }
     iptables::any_legacy_tables()
         .then(|| "there are tables of legacy iptables, and the rules may be in those".to_owned())
+}
+
+/// User ids that rules of others, in whichever backend, exempt as a mesh proxy's.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub fn mesh_uids_of_everybody() -> Result<BTreeSet<u32>, NetfilterError> {
+    let mut found = match foreign::mesh_uids(TABLE) {
+        Ok(uids) => uids,
+        // Without nf_tables there are no rules of a mesh in it.
+        Err(NetfilterError::Unsupported(_)) => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
+    found.extend(iptables::legacy_mesh_uids());
+    Ok(found)
 }
 
 /// Every address of this namespace, loopback's too.

@@ -116,7 +116,7 @@ impl Sidecar {
             "uptime_seconds": self.started.elapsed().as_secs(),
             "readiness": self.readiness(OffsetDateTime::now_utc()),
             "draining": self.lifecycle.drain.is_cancelled(),
-            "rules": { "expected": self.config.expects_rules(), "families": rules },
+            "rules": { "expected": self.config.expects_rules(), "families": rules, "watch": self.rules() },
             "credentials": credentials,
             "connections": self.board.groups(),
             "refusals": self.board.refusals(),

@@ -49,6 +49,8 @@ pub(super) struct Metrics {
     handshakes: Family<ByDirection, Histogram>,
     denied: Family<ByDirection, Counter>,
     rules: Family<ByFamily, Gauge>,
+    rules_whole: Gauge,
+    rules_repairs: Counter<u64, AtomicU64>,
     pub(super) plaintext_accepted: Counter,
     pub(super) permissive_fallbacks: Counter,
     overdue: Gauge,
@@ -74,7 +76,7 @@ fn handshake_buckets() -> Histogram {
 }
 
 impl Metrics {
-    pub(super) fn new(mode: TlsMode) -> Self {
+    pub(super) fn new(mode: TlsMode, watches_rules: bool) -> Self {
         let mut registry = Registry::with_prefix("bypassctl");
         let connections = Family::<ByReason, Counter>::default();
         registry.register("connections", "Connections that ended, by reason", connections.clone());
@@ -95,6 +97,13 @@ impl Metrics {
         registry.register("permissive_overdue", "1 if permissive mode has outlived its day", overdue.clone());
         let rules = Family::<ByFamily, Gauge>::default();
         registry.register("rules_present", "1 if the rules redirect the sidecar's canary to it", rules.clone());
+        let rules_whole = Gauge::default();
+        let rules_repairs = Counter::default();
+        if watches_rules {
+            let help = "1 if the rules, read with NET_ADMIN, do all that they have to";
+            registry.register("rules_whole", help, rules_whole.clone());
+            registry.register("rules_repairs", "Times that the sidecar put the rules back", rules_repairs.clone());
+        }
         let ready = Gauge::default();
         registry.register("ready", "1 if /ready says so", ready.clone());
         let not_after = Gauge::default();
@@ -115,6 +124,8 @@ impl Metrics {
             handshakes,
             denied,
             rules,
+            rules_whole,
+            rules_repairs,
             plaintext_accepted,
             permissive_fallbacks,
             overdue,
@@ -157,6 +168,10 @@ impl Metrics {
     pub(super) fn render(&self, sidecar: &Sidecar, now: OffsetDateTime) -> Result<String, std::fmt::Error> {
         self.overdue.set(i64::from(sidecar.config.is_permissive_overdue(now)));
         self.ready.set(i64::from(sidecar.readiness(now).ready));
+        if let Some(rules) = sidecar.rules() {
+            self.rules_whole.set(i64::from(rules.faults.is_empty()));
+            self.rules_repairs.inner().store(rules.repairs, std::sync::atomic::Ordering::Relaxed);
+        }
         if let Some(credentials) = sidecar.credentials() {
             self.not_after.set(credentials.leaf.not_after.unix_timestamp());
         }

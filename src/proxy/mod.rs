@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub use listen::Listeners;
 
+use crate::core::drift::RulesState;
 use crate::core::outcome::{Gravity, Reason};
 use crate::core::route::Direction;
 use crate::core::sidecar::SidecarConfig;
@@ -76,6 +77,7 @@ struct Sidecar {
     metrics: Metrics,
     board: Board,
     canary: Canary,
+    rules: Option<watch::Receiver<RulesState>>,
     peer_memory: PeerMemory,
     flood: Flood,
     lifecycle: Lifecycle,
@@ -94,18 +96,24 @@ struct Lifecycle {
     connections: TaskTracker,
 }
 
-/// Runs until a signal or `/drain` ends it.
+/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules.
 ///
 /// # Errors
 /// If signals cannot be listened for.
-pub async fn run(config: SidecarConfig, listeners: Listeners, reloader: Option<Reloader>) -> Result<(), ProxyError> {
+pub async fn run(
+    config: SidecarConfig,
+    listeners: Listeners,
+    reloader: Option<Reloader>,
+    rules: Option<watch::Receiver<RulesState>>,
+) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
     let sidecar = Arc::new(Sidecar {
         credentials: reloader.as_ref().map(Reloader::subscribe),
         reloads: reloader.as_ref().map(Reloader::state),
-        metrics: Metrics::new(config.mode),
+        metrics: Metrics::new(config.mode, rules.is_some()),
         board: Board::default(),
         canary: Canary::new(&config, listeners.outbound.len() > 1),
+        rules,
         peer_memory: PeerMemory::default(),
         flood: Flood::default(),
         lifecycle: Lifecycle::default(),
@@ -157,6 +165,18 @@ impl Sidecar {
     /// The credentials in use; `None` without TLS.
     fn credentials(&self) -> Option<Arc<Credentials>> {
         self.credentials.as_ref().map(|current| Arc::clone(&current.borrow()))
+    }
+
+    /// What somebody who may read the rules says of them; `None` if nobody does.
+    fn rules(&self) -> Option<RulesState> {
+        self.rules.as_ref().map(|rules| {
+            let mut state = rules.borrow().clone();
+            // An old answer must not pass for a new one.
+            if rules.has_changed().is_err() {
+                state.faults.push("nobody watches over them any more: the thread that did has died".to_owned());
+            }
+            state
+        })
     }
 
     /// Copies between app and peer to the end of the connection.

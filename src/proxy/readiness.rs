@@ -55,6 +55,10 @@ impl Sidecar {
             reasons.push(format!("our certificate is not valid: it expired at {not_after}"));
         }
         reasons.extend(self.canary.fault());
+        if let Some(rules) = self.rules() {
+            reasons.extend(rules.faults.into_iter().map(|fault| format!("rules: {fault}")));
+            notes.extend(rules.notes.into_iter().map(|note| format!("rules: {note}")));
+        }
         if let Some(fault) = self.reload_state().and_then(|state| state.fault) {
             notes.push(format!("new credentials are not usable, the last good ones serve: {fault}"));
         }

@@ -7,6 +7,7 @@
 mod support;
 
 mod backends;
+mod drift;
 mod explain;
 mod lifecycle;
 mod matrix;

@@ -43,6 +43,16 @@ pub fn text(answer: &Answer) -> String {
     text
 }
 
+/// Where the packet ends and what decided it, in one line.
+#[must_use]
+pub fn verdict(answer: &Answer) -> String {
+    let unsure = if answer.sure { "" } else { ", as far as can be told" };
+    match &answer.decided_by {
+        Some(rule) => format!("{}{unsure}, decided by {}", end(answer), place(rule)),
+        None => format!("{}{unsure}, and no rule decided that", end(answer)),
+    }
+}
+
 fn asked(answer: &Answer) -> String {
     let packet = &answer.packet;
     let what = if packet.protocol == Protocol::Tcp { "a new TCP connection" } else { "a UDP datagram" };
