@@ -177,6 +177,17 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_MAX_CONNECTIONS", default_value_t = 4096, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub max_connections: u32,
+    /// Connections that may be open at a time with one other pod, in each direction
+    #[arg(long, env = "BYPASSCTL_MAX_CONNECTIONS_PER_PEER", default_value_t = 512, value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_connections_per_peer: u32,
+    /// Attempts to have a peer that fail in a row until it is left alone for a while; 0 for never
+    #[arg(long, env = "BYPASSCTL_BREAKER_FAILURES", default_value_t = 5, value_name = "N")]
+    pub breaker_failures: u32,
+    /// Seconds that such a peer is left alone, before one attempt is let through
+    #[arg(long, env = "BYPASSCTL_BREAKER_PAUSE", default_value_t = 2, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub breaker_pause: u64,
     /// Seconds that a half-closed connection may linger
     #[arg(long, env = "BYPASSCTL_HALF_CLOSE_TIMEOUT", default_value_t = 60, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=86400))]
@@ -185,6 +196,9 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_DRAIN_TIMEOUT", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=86400))]
     pub drain_timeout: u64,
+    /// Let faults (delay, abort, black hole, throttle) be ordered through the admin port, from loopback; never by default
+    #[arg(long, env = "BYPASSCTL_FAULT_INJECTION")]
+    pub fault_injection: bool,
     /// Put the rules back when somebody removes, changes or overrides them; needs NET_ADMIN
     #[arg(long, env = "BYPASSCTL_REPAIR", conflicts_with_all = ["outbound_target", "inbound_target"])]
     pub repair: bool,

@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::cli::ProxyArgs;
 use crate::commands::{Failure, Outcome};
+use crate::core::breaker::Policy;
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
@@ -81,9 +82,12 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
             handshake_timeout: Duration::from_secs(args.handshake_timeout),
             max_handshakes: args.max_handshakes,
             max_connections: args.max_connections,
+            max_connections_per_peer: args.max_connections_per_peer,
+            breaker: Policy { failures: args.breaker_failures, pause: Duration::from_secs(args.breaker_pause) },
             half_close_timeout: Duration::from_secs(args.half_close_timeout),
             drain_timeout: Duration::from_secs(args.drain_timeout),
         },
+        fault_injection: args.fault_injection,
     };
     Ok(SidecarConfig::try_from(raw)?)
 }

@@ -4,10 +4,12 @@
 //! `tests/architecture.rs` holds it to that.
 
 pub mod backend;
+pub mod breaker;
 pub mod checks;
 pub mod config;
 pub mod drift;
 pub mod explain;
+pub mod faults;
 pub mod identity;
 pub mod outcome;
 pub mod plan;

@@ -40,6 +40,12 @@ pub enum Reason {
     PeerSilent,
     /// The source address has too many unfinished handshakes already.
     TooManyUnfinished,
+    /// The other pod has as many connections as it may.
+    TooManyOfPeer,
+    /// The peer could not be had lately, and is left alone for a while.
+    CircuitOpen,
+    /// Somebody ordered the fault.
+    FaultInjected,
     /// The peer spoke plaintext, and the mode is strict.
     PlaintextRefused,
     /// The connection was not redirected to us.
@@ -82,6 +88,9 @@ impl Reason {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::PeerSilent => "peer_silent",
             Self::TooManyUnfinished => "too_many_unfinished",
+            Self::TooManyOfPeer => "too_many_of_peer",
+            Self::CircuitOpen => "circuit_open",
+            Self::FaultInjected => "fault_injected",
             Self::PlaintextRefused => "plaintext_refused",
             Self::NotRedirected => "not_redirected",
             Self::Loop => "loop",
@@ -101,11 +110,17 @@ impl Reason {
             | Self::HandshakeTimeout
             | Self::PeerSilent
             | Self::TooManyUnfinished
+            | Self::TooManyOfPeer
             | Self::PlaintextRefused
             | Self::NotRedirected
             | Self::Loop
             | Self::NotRemoting => Gravity::Refusal,
-            Self::Truncated | Self::RefusedByPeer | Self::PeerUnreachable | Self::AppUnreachable => Gravity::Fault,
+            Self::Truncated
+            | Self::RefusedByPeer
+            | Self::PeerUnreachable
+            | Self::AppUnreachable
+            | Self::CircuitOpen
+            | Self::FaultInjected => Gravity::Fault,
         }
     }
 
@@ -120,6 +135,11 @@ impl Reason {
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
             Self::TooManyUnfinished => "one address may have an eighth of --max-handshakes; see what it is doing",
+            Self::TooManyOfPeer => {
+                "one pod may have --max-connections-per-peer; Akka and Pekko open two or three a direction"
+            }
+            Self::CircuitOpen => "the last attempts failed, and the refusals before this one say why",
+            Self::FaultInjected => "somebody ordered it through the admin port; /faults lists what is in force",
             Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
             Self::Untrusted => "compare the peer's issuer with our roots: /status lists both",
             Self::NotRedirected => "somebody dialled the sidecar's own port; peers dial the app's remoting port",
@@ -142,7 +162,9 @@ mod tests {
 
     #[test]
     fn the_code_in_the_log_is_the_code_in_json() {
-        for reason in [Reason::Closed, Reason::RefusedByPeer, Reason::PlaintextRefused, Reason::Loop] {
+        for reason in
+            [Reason::Closed, Reason::RefusedByPeer, Reason::TooManyOfPeer, Reason::CircuitOpen, Reason::FaultInjected]
+        {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
         }
     }

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
+use crate::core::breaker;
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError};
@@ -110,6 +111,8 @@ pub struct RawSidecar {
     pub inbound_target: Option<SocketAddr>,
     /// Limits in time and number.
     pub limits: Limits,
+    /// `--fault-injection`.
+    pub fault_injection: bool,
 }
 
 /// Limits in time and number.
@@ -122,6 +125,11 @@ pub struct Limits {
     pub max_handshakes: u32,
     /// Connections open at a time, in each direction.
     pub max_connections: u32,
+    /// Connections open at a time with one other pod, in each direction.
+    pub max_connections_per_peer: u32,
+    /// When a peer that cannot be had is left alone.
+    #[serde(serialize_with = "breaker")]
+    pub breaker: breaker::Policy,
     /// How long a half-closed connection lives without a byte.
     #[serde(serialize_with = "seconds", rename = "half_close_timeout_seconds")]
     pub half_close_timeout: Duration,
@@ -163,6 +171,8 @@ pub struct SidecarConfig {
     pub inbound_target: Option<SocketAddr>,
     /// Limits in time and number.
     pub limits: Limits,
+    /// Whether faults may be ordered through the admin port.
+    pub fault_injection: bool,
 }
 
 impl TryFrom<RawSidecar> for SidecarConfig {
@@ -193,6 +203,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
             limits: raw.limits,
+            fault_injection: raw.fault_injection,
         })
     }
 }
@@ -230,6 +241,10 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u64(duration.as_secs())
 }
 
+fn breaker<S: Serializer>(policy: &breaker::Policy, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map([("failures", u64::from(policy.failures)), ("pause_seconds", policy.pause.as_secs())])
+}
+
 fn texts<S: Serializer>(allow: &[Allow], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(allow.iter().map(ToString::to_string))
 }
@@ -261,9 +276,12 @@ mod tests {
                 handshake_timeout: Duration::from_secs(10),
                 max_handshakes: 1,
                 max_connections: 1,
+                max_connections_per_peer: 1,
+                breaker: breaker::Policy { failures: 1, pause: Duration::from_secs(1) },
                 half_close_timeout: Duration::from_secs(60),
                 drain_timeout: Duration::from_secs(25),
             },
+            fault_injection: false,
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,7 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+use crate::core::faults::Fault;
 use crate::proxy::crowd::{Crowd, Place};
+use crate::proxy::faults::seconds_left;
 use crate::proxy::{Sidecar, page};
 use crate::tls::CertificateFacts;
 
@@ -34,6 +36,8 @@ const MOST_A_SOURCE: usize = 8;
 /// After this a connection ends, whatever it does: a slow header keeps no place.
 const LONGEST: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
+/// A fault is ordered in fewer bytes than this.
+const LONGEST_ORDER: usize = 4096;
 
 /// Serves one listener for ever.
 pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
@@ -45,6 +49,10 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .route("/status", get(status))
         .route("/config", get(config))
         .route("/drain", post(drain))
+        .route(
+            "/faults",
+            get(faults).post(order_fault).delete(clear_faults).layer(DefaultBodyLimit::max(LONGEST_ORDER)),
+        )
         .with_state(sidecar);
     let bounded =
         Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), crowd: Crowd::new(MOST_A_SOURCE) };
@@ -83,6 +91,58 @@ async fn index(State(sidecar): State<Arc<Sidecar>>) -> Html<String> {
     Html(page::render(&sidecar, OffsetDateTime::now_utc()))
 }
 
+async fn faults(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    as_json(&json!({ "enabled": sidecar.faults.enabled(), "active": active_faults(&sidecar) }))
+}
+
+fn active_faults(sidecar: &Sidecar) -> Vec<serde_json::Value> {
+    let shown = |fault: &Fault| {
+        let mut shown = json!(fault);
+        shown["seconds_left"] = json!(seconds_left(fault));
+        shown
+    };
+    sidecar.faults.active().iter().map(shown).collect()
+}
+
+async fn order_fault(
+    State(sidecar): State<Arc<Sidecar>>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    order: String,
+) -> Response {
+    if let Some(refusal) = refuse_faults(&sidecar, caller) {
+        return refusal;
+    }
+    let order = serde_json::from_str(&order).map_err(|error| error.to_string());
+    match order.and_then(|order| sidecar.faults.order(order).map_err(|error| error.to_string())) {
+        Ok(fault) => (StatusCode::CREATED, format!("for {} s it {fault}\n", seconds_left(&fault))).into_response(),
+        Err(error) => {
+            let example = r#"{"kind": "delay", "milliseconds": 200, "percent": 10, "seconds": 60}"#;
+            (StatusCode::BAD_REQUEST, format!("no fault ordered: {error}; an example: {example}\n")).into_response()
+        }
+    }
+}
+
+async fn clear_faults(
+    State(sidecar): State<Arc<Sidecar>>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+) -> Response {
+    if let Some(refusal) = refuse_faults(&sidecar, caller) {
+        return refusal;
+    }
+    format!("ended: {}\n", sidecar.faults.clear()).into_response()
+}
+
+fn refuse_faults(sidecar: &Sidecar, caller: SocketAddr) -> Option<Response> {
+    let why = if !sidecar.faults.enabled() {
+        "faults are not to be ordered here: the sidecar was started without --fault-injection\n".to_owned()
+    } else if !caller.ip().to_canonical().is_loopback() {
+        format!("faults are ordered over loopback (kubectl port-forward), and you call from {}\n", caller.ip())
+    } else {
+        return None;
+    };
+    Some((StatusCode::FORBIDDEN, why).into_response())
+}
+
 async fn drain(State(sidecar): State<Arc<Sidecar>>, ConnectInfo(Caller(caller)): ConnectInfo<Caller>) -> Response {
     if !caller.ip().is_loopback() {
         let text = format!("/drain is for callers on loopback, and you call from {}\n", caller.ip());
@@ -119,6 +179,8 @@ impl Sidecar {
             "rules": { "expected": self.config.expects_rules(), "families": rules, "watch": self.rules() },
             "credentials": credentials,
             "connections": self.board.groups(),
+            "circuits": self.circuits.standings(),
+            "faults": active_faults(self),
             "refusals": self.board.refusals(),
             "plaintext_peers": self.board.plaintext_peers(),
         })

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::core::faults::Marked;
 use crate::core::outcome::{Gravity, Reason};
 use crate::core::route::Direction;
 use crate::core::wire::FirstBytes;
@@ -38,6 +39,14 @@ impl Connection {
             Direction::Inbound => self.from,
             Direction::Outbound => self.target.unwrap_or(self.from),
         }
+    }
+
+    /// How faults choose by it. Successive multiples of the golden ratio spread evenly over any interval, so a percentage
+    /// is one of a few connections too.
+    pub(super) fn marked(&self) -> Marked {
+        let spread = self.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let lot = u8::try_from((spread * 100) >> 32).unwrap_or(99);
+        Marked { peer: self.peer().ip(), direction: self.direction, lot }
     }
 
     /// Who the peer is, where a handshake has told.

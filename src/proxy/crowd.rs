@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Crowd {
     counts: Mutex<HashMap<IpAddr, usize>>,
     most: usize,
+    spares_loopback: bool,
 }
 
 /// One counted place, given back when dropped.
@@ -19,15 +20,20 @@ pub(super) struct Place {
 }
 
 impl Crowd {
-    /// At most this many a source.
+    /// At most this many a source, but for loopback, which is this pod itself.
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { counts: Mutex::default(), most })
+        Arc::new(Self { counts: Mutex::default(), most, spares_loopback: true })
     }
 
-    /// A place for the source; `None` if it has as many as it may. Loopback is this pod itself, and is not limited.
+    /// At most this many a source, whatever it is.
+    pub(super) fn strict(most: usize) -> Arc<Self> {
+        Arc::new(Self { counts: Mutex::default(), most, spares_loopback: false })
+    }
+
+    /// A place for the source; `None` if it has as many as it may.
     pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
         let source = source.to_canonical();
-        if !source.is_loopback() {
+        if !(self.spares_loopback && source.is_loopback()) {
             let mut counts = self.counts();
             let count = counts.entry(source).or_default();
             if *count >= self.most {

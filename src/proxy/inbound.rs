@@ -3,6 +3,8 @@
 //! Invariant: the app is not dialled before the peer is authorized, and is dialled at the original destination: Artery
 //! binds the pod's address, not loopback.
 
+use std::net::SocketAddr;
+
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,7 +17,7 @@ use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Agreed, Failed, first_bytes, last_word};
 use crate::proxy::pump::PeerStream;
-use crate::proxy::socket::{FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
@@ -24,6 +26,18 @@ pub(super) async fn serve(
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Reason {
+    let entered = async {
+        let target = destination(&peer, sidecar)?;
+        connection.target = Some(target);
+        sidecar.enter(connection).await
+    };
+    let _place = match entered.await {
+        Ok(place) => place,
+        Err(reason) => {
+            reset_on_close(&peer);
+            return reason;
+        }
+    };
     match decide(&peer, sidecar, connection).await {
         Ok(Route::TerminateTls) => match terminate(peer, sidecar, connection).await {
             Ok(peer) => {
@@ -47,12 +61,16 @@ pub(super) async fn serve(
     }
 }
 
-async fn decide(peer: &TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Result<Route, Reason> {
+fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason> {
     let config = &sidecar.config;
     let listener = peer.local_addr().map_err(|_| Reason::PeerReset)?;
     tune(peer, FarEnd::Peer).map_err(|_| Reason::PeerReset)?;
     let original = original_dst(peer).unwrap_or(OriginalDst::NotRedirected);
-    connection.target = Some(route::target(original, listener, config.inbound_target, &config.remoting)?);
+    route::target(original, listener, config.inbound_target, &config.remoting)
+}
+
+async fn decide(peer: &TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Result<Route, Reason> {
+    let config = &sidecar.config;
     if config.mode == TlsMode::Disabled {
         return Ok(Route::Passthrough);
     }
@@ -87,7 +105,7 @@ async fn terminate(
 
 async fn hand_over<P: PeerStream>(peer: P, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
     let Some(target) = connection.target else { return Reason::NotRedirected };
-    match dial(target, FarEnd::App).await {
+    match dial(target, FarEnd::App, CONNECT_TIMEOUT).await {
         Ok(app) => sidecar.pump(app, peer, connection).await,
         Err(error) => {
             connection.detail = Some(error.to_string());

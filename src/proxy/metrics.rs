@@ -53,6 +53,9 @@ pub(super) struct Metrics {
     rules_repairs: Counter<u64, AtomicU64>,
     pub(super) plaintext_accepted: Counter,
     pub(super) permissive_fallbacks: Counter,
+    pub(super) connect_retries: Counter,
+    faults: Gauge,
+    open_circuits: Gauge,
     overdue: Gauge,
     ready: Gauge,
     not_after: Gauge,
@@ -93,6 +96,14 @@ impl Metrics {
         let permissive_fallbacks = Counter::default();
         let help = "Peers dialled again in plaintext because they showed that they speak no TLS";
         registry.register("permissive_fallbacks", help, permissive_fallbacks.clone());
+        let connect_retries = Counter::default();
+        let help = "Times that a peer was dialled again because nobody listened";
+        registry.register("connect_retries", help, connect_retries.clone());
+        let faults = Gauge::default();
+        registry.register("faults_active", "Ordered faults that are in force", faults.clone());
+        let open_circuits = Gauge::default();
+        let help = "Peers that are left alone because they could not be had";
+        registry.register("circuits_open", help, open_circuits.clone());
         let overdue = Gauge::default();
         registry.register("permissive_overdue", "1 if permissive mode has outlived its day", overdue.clone());
         let rules = Family::<ByFamily, Gauge>::default();
@@ -128,6 +139,9 @@ impl Metrics {
             rules_repairs,
             plaintext_accepted,
             permissive_fallbacks,
+            connect_retries,
+            faults,
+            open_circuits,
             overdue,
             ready,
             not_after,
@@ -168,6 +182,10 @@ impl Metrics {
     pub(super) fn render(&self, sidecar: &Sidecar, now: OffsetDateTime) -> Result<String, std::fmt::Error> {
         self.overdue.set(i64::from(sidecar.config.is_permissive_overdue(now)));
         self.ready.set(i64::from(sidecar.readiness(now).ready));
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.faults.set(count(sidecar.faults.active().len()));
+        let open = sidecar.circuits.standings().iter().filter(|standing| standing.state != "closed").count();
+        self.open_circuits.set(count(open));
         if let Some(rules) = sidecar.rules() {
             self.rules_whole.set(i64::from(rules.faults.is_empty()));
             self.rules_repairs.inner().store(rules.repairs, std::sync::atomic::Ordering::Relaxed);

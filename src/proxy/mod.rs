@@ -7,9 +7,11 @@ mod accept;
 mod admin;
 mod board;
 mod canary;
+mod circuits;
 mod connection;
 mod crowd;
 mod drain;
+mod faults;
 mod flood;
 mod handshake;
 mod inbound;
@@ -41,7 +43,10 @@ use crate::core::route::Direction;
 use crate::core::sidecar::SidecarConfig;
 use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
+use crate::proxy::circuits::Circuits;
 use crate::proxy::connection::Connection;
+use crate::proxy::crowd::{Crowd, Place};
+use crate::proxy::faults::Faults;
 use crate::proxy::flood::Flood;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
@@ -79,6 +84,11 @@ struct Sidecar {
     canary: Canary,
     rules: Option<watch::Receiver<RulesState>>,
     peer_memory: PeerMemory,
+    circuits: Circuits,
+    faults: Faults,
+    /// How many connections each other pod has, in each direction.
+    inbound_crowd: Arc<Crowd>,
+    outbound_crowd: Arc<Crowd>,
     flood: Flood,
     lifecycle: Lifecycle,
     started: Instant,
@@ -115,6 +125,10 @@ pub async fn run(
         canary: Canary::new(&config, listeners.outbound.len() > 1),
         rules,
         peer_memory: PeerMemory::default(),
+        circuits: Circuits::new(config.limits.breaker),
+        faults: Faults::new(config.fault_injection),
+        inbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
+        outbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         flood: Flood::default(),
         lifecycle: Lifecycle::default(),
         started: Instant::now(),
@@ -134,6 +148,10 @@ pub async fn run(
     }
     services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
     services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    if sidecar.faults.enabled() {
+        tracing::warn!("--fault-injection: whoever reaches the admin port over loopback may order faults");
+        services.spawn(stopped_by(stop.clone(), faults::watch(Arc::clone(&sidecar))));
+    }
     services.spawn(accept::run(outbound, Direction::Outbound, Arc::clone(&sidecar)));
     services.spawn(accept::run(inbound, Direction::Inbound, Arc::clone(&sidecar)));
 
@@ -167,6 +185,19 @@ impl Sidecar {
         self.credentials.as_ref().map(|current| Arc::clone(&current.borrow()))
     }
 
+    /// A place among the connections with the other pod, and leave to go on.
+    async fn enter(&self, connection: &Connection) -> Result<Place, Reason> {
+        let crowd = match connection.direction {
+            Direction::Inbound => &self.inbound_crowd,
+            Direction::Outbound => &self.outbound_crowd,
+        };
+        let place = crowd.enter(connection.peer().ip()).ok_or(Reason::TooManyOfPeer)?;
+        if let Some(gate) = self.faults.gate(connection.marked()) {
+            gate.enter().await?;
+        }
+        Ok(place)
+    }
+
     /// What somebody who may read the rules says of them; `None` if nobody does.
     fn rules(&self) -> Option<RulesState> {
         self.rules.as_ref().map(|rules| {
@@ -182,7 +213,10 @@ impl Sidecar {
     /// Copies between app and peer to the end of the connection.
     async fn pump<P: PeerStream>(&self, app: TcpStream, peer: P, connection: &mut Connection) -> Reason {
         let _live = self.board.open(connection, &self.metrics);
-        let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
+        let gate = self.faults.gate(connection.marked());
+        let limits = &self.config.limits;
+        let bounds =
+            Bounds { half_close_timeout: limits.half_close_timeout, end: &self.lifecycle.end, gate: gate.as_ref() };
         let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
         connection.detail = error.map(|error| error.to_string());
         reason

@@ -3,8 +3,13 @@
 //! Invariant: the app gets no byte before the peer is authorized, and a reset as soon as the peer cannot be had. Artery
 //! takes a stray byte for a broken peer, and an open silent connection for a slow one.
 
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -14,8 +19,13 @@ use crate::core::route::{self, OriginalDst, Route};
 use crate::proxy::Sidecar;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
+use crate::proxy::crowd::Place;
 use crate::proxy::handshake::{Agreed, Failed, Watched};
-use crate::proxy::socket::{FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+
+/// Between attempts to connect.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 enum Peer {
     Tls(Box<TlsStream<Watched>>),
@@ -36,8 +46,8 @@ pub(super) async fn serve(
         sidecar.canary.receive(app).await;
         return None;
     }
-    let peer = match reach_peer(&app, original, sidecar, connection).await {
-        Ok(peer) => peer,
+    let (peer, _place) = match reach_peer(&app, original, sidecar, connection).await {
+        Ok(reached) => reached,
         Err(reason) => {
             reset_on_close(&app);
             return Some(reason);
@@ -66,13 +76,21 @@ async fn reach_peer(
     original: OriginalDst,
     sidecar: &Sidecar,
     connection: &mut Connection,
-) -> Result<Peer, Reason> {
+) -> Result<(Peer, Place), Reason> {
     let config = &sidecar.config;
     let listener = app.local_addr().map_err(|_| Reason::AppReset)?;
     tune(app, FarEnd::App).map_err(|_| Reason::AppReset)?;
     let target = route::target(original, listener, config.outbound_target, &config.remoting)?;
     connection.target = Some(target);
-    match route::outbound(config.mode, sidecar.peer_memory.speaks_plaintext(target)) {
+    let place = sidecar.enter(connection).await?;
+    let attempt = sidecar.circuits.attempt(target)?;
+    let reached = have_peer(target, sidecar, connection).await;
+    attempt.tell(reached.is_ok());
+    reached.map(|peer| (peer, place))
+}
+
+async fn have_peer(target: SocketAddr, sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
+    match route::outbound(sidecar.config.mode, sidecar.peer_memory.speaks_plaintext(target)) {
         Route::OriginateTls { or_plaintext } => match originate(sidecar, connection, or_plaintext).await? {
             Some(peer) => Ok(Peer::Tls(Box::new(peer))),
             None => {
@@ -88,15 +106,30 @@ async fn reach_peer(
     }
 }
 
-async fn connect(connection: &mut Connection) -> Result<TcpStream, Reason> {
-    dial(connection.peer(), FarEnd::Peer).await.map_err(|error| {
-        connection.detail = Some(error.to_string());
-        Reason::PeerUnreachable
-    })
+/// Connects, again and again while the peer answers that nobody listens: an agent that is restarted is back within a second,
+/// and the app, whose connection hangs in the meantime, would take longer than that to dial anew.
+async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpStream, Reason> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let error = match dial(connection.peer(), FarEnd::Peer, left).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::ConnectionRefused || Instant::now() + pause >= deadline {
+            connection.detail = Some(error.to_string());
+            return Err(Reason::PeerUnreachable);
+        }
+        sidecar.metrics.connect_retries.inc();
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
-    let peer = connect(connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
+    let peer =
+        connect(sidecar, connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
     connection.plaintext = true;
     sidecar.board.plaintext(connection);
     Ok(Peer::Plaintext(peer))
@@ -109,9 +142,9 @@ async fn originate(
     or_plaintext: bool,
 ) -> Result<Option<TlsStream<Watched>>, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
-    let stream = Watched::new(connect(connection).await?);
+    let stream = Watched::new(connect(sidecar, connection).await?);
     let name = ServerName::IpAddress(connection.peer().ip().into());
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let handshake = TlsConnector::from(std::sync::Arc::clone(&credentials.client)).connect(name, stream);
     let timeout = sidecar.config.limits.handshake_timeout;
     match tokio::time::timeout(timeout, handshake.into_fallible()).await {

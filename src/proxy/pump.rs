@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::outcome::Reason;
+use crate::proxy::faults::Gate;
 use crate::proxy::socket::reset_on_close;
 
 /// One TLS record (RFC 8446, section 5.1).
@@ -80,6 +81,8 @@ pub(super) struct Bounds<'a> {
     pub(super) half_close_timeout: Duration,
     /// The sidecar stops.
     pub(super) end: &'a CancellationToken,
+    /// Faults that somebody may order.
+    pub(super) gate: Option<&'a Gate>,
 }
 
 /// Copies until both directions have ended; says why, and the error behind it.
@@ -127,8 +130,8 @@ async fn copy_both<P: PeerStream>(
 ) -> Result<Reason, Broken> {
     let (app_read, app_write) = app.split();
     let (peer_read, peer_write) = tokio::io::split(peer);
-    let mut outwards = pin!(copy(app_read, peer_write, &moved.bytes_out, app_broke, peer_broke));
-    let mut inwards = pin!(copy(peer_read, app_write, &moved.bytes_in, peer_broke, app_broke));
+    let mut outwards = pin!(copy(app_read, peer_write, &moved.bytes_out, bounds.gate.cloned(), app_broke, peer_broke));
+    let mut inwards = pin!(copy(peer_read, app_write, &moved.bytes_in, bounds.gate.cloned(), peer_broke, app_broke));
     let (mut out_done, mut in_done) = (false, false);
     let mut moved_before = moved.sum();
     while !(out_done && in_done) {
@@ -157,9 +160,17 @@ async fn copy_both<P: PeerStream>(
                 moved_before = now;
             }
             () = bounds.end.cancelled() => return Ok(Reason::Drained),
+            () = aborted(bounds.gate) => return Ok(Reason::FaultInjected),
         }
     }
     Ok(Reason::Closed)
+}
+
+async fn aborted(gate: Option<&Gate>) {
+    match gate {
+        Some(gate) => gate.clone().aborted().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Copies one direction to its end, and hands the end on.
@@ -167,6 +178,7 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     tally: &Tally,
+    mut gate: Option<Gate>,
     read_broke: fn(io::Error) -> Broken,
     write_broke: fn(io::Error) -> Broken,
 ) -> Result<(), Broken> {
@@ -175,6 +187,9 @@ async fn copy(
         let read = from.read(&mut buffer).await.map_err(read_broke)?;
         if read == 0 {
             return to.shutdown().await.map_err(write_broke);
+        }
+        if let Some(gate) = &mut gate {
+            gate.pass(read).await;
         }
         // Without the flush a TLS stream could hold back what it has encrypted and take still more.
         to.write_all(&buffer[..read]).await.map_err(write_broke)?;

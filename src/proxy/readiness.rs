@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use crate::core::route::TlsMode;
 use crate::proxy::Sidecar;
+use crate::proxy::faults::seconds_left;
 use crate::tls::{ReloadState, timestamp};
 
 /// How often an overdue permissive mode is logged.
@@ -61,6 +62,9 @@ impl Sidecar {
         }
         if let Some(fault) = self.reload_state().and_then(|state| state.fault) {
             notes.push(format!("new credentials are not usable, the last good ones serve: {fault}"));
+        }
+        for fault in self.faults.active() {
+            notes.push(format!("fault injection, for {} s more: it {fault}", seconds_left(&fault)));
         }
         if self.config.mode == TlsMode::Disabled {
             notes.push("mode disabled: remoting goes in plaintext".to_owned());

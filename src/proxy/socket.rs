@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::core::route::OriginalDst;
 
 /// Less than Akka's own 5 s (`akka.remote.artery.advanced.tcp.connection-timeout`): our answer comes before its own.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a peer may leave our bytes or keepalives unanswered. By then the default failure detector and split brain
 /// resolver have downed a silent node (about 45 s); sooner would cut connections to a peer that only pauses, because the
 /// kernel counts a receive window that stays shut as silence too.
@@ -45,12 +45,17 @@ pub(super) enum FarEnd {
     Peer,
 }
 
-/// Connects within four seconds.
-pub(super) async fn dial(target: SocketAddr, far_end: FarEnd) -> io::Result<TcpStream> {
+/// Connects within this time.
+pub(super) async fn dial(target: SocketAddr, far_end: FarEnd, timeout: Duration) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    let stream = match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(target)).await {
+    let stream = match tokio::time::timeout(timeout, socket.connect(target)).await {
         Ok(connected) => connected?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 4 s")),
+        Err(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {} ms", timeout.as_millis()),
+            ));
+        }
     };
     tune(&stream, far_end)?;
     Ok(stream)

@@ -5,5 +5,6 @@ mod harness;
 mod lifecycle;
 mod permissive;
 mod refusals;
+mod resilience;
 mod startup;
 mod traffic;

@@ -1,0 +1,208 @@
+//! Peers that come and go, peers that want too much, and faults that somebody orders.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::harness::{
+    App, Certificates, Sidecar, assert_echo, assert_no_byte, assert_reset, connect, eventually, free_port, http,
+    http_with, local,
+};
+
+/// Two sidecars without TLS, for what is tested here is the same with it, and an app that echoes behind them.
+fn plain(app: &App, more: &[&str]) -> Sidecar {
+    let (app, nobody) = (app.address.to_string(), local(1).to_string());
+    let args = ["--mode=disabled", "--outbound-target", &app, "--inbound-target", &nobody];
+    Sidecar::start(&[&args, more].concat())
+}
+
+/// An agent that is restarted is away for a second; the app's connection waits for it, and is not reset.
+#[test]
+fn a_peer_that_is_back_soon_is_reached_and_the_app_sees_no_reset() {
+    let peer = local(free_port());
+    let target = peer.to_string();
+    let near = Sidecar::start(&["--mode=disabled", "--outbound-target", &target, "--inbound-target", "127.0.0.1:1"]);
+    let mut app = connect(near.outbound).unwrap();
+    app.write_all(b"early").unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let listener = TcpListener::bind(peer).unwrap();
+    let (mut taken, _) = listener.accept().unwrap();
+    let mut early = [0; 5];
+    taken.read_exact(&mut early).unwrap();
+    assert_eq!(&early, b"early");
+    let (_, metrics) = near.get("/metrics");
+    let retries = metrics.lines().find_map(|line| line.strip_prefix("bypassctl_connect_retries_total "));
+    assert!(retries.is_some_and(|count| count.parse::<u64>().unwrap() >= 2), "{metrics}");
+}
+
+/// After failures in a row a peer is left alone: the next connection is refused at once and costs no handshake. After the
+/// pause one attempt finds out, and all is as before.
+#[test]
+fn a_peer_that_cannot_be_had_is_left_alone_until_one_attempt_finds_it_back() {
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    // It takes connections and hangs up: every handshake fails at once.
+    let broken = App::serving(drop);
+    let near = Sidecar::between(&dir, broken.address, local(1), &["--breaker-failures=3", "--breaker-pause=1"]);
+    for _ in 0..3 {
+        assert_no_byte(&mut connect(near.outbound).unwrap());
+    }
+    near.log_line(&["could not be had several times in a row"]);
+    let tried = broken.accepted();
+    assert_eq!(tried, 3);
+    assert_no_byte(&mut connect(near.outbound).unwrap());
+    near.log_line(&["\"reason\":\"circuit_open\""]);
+    assert_eq!(broken.accepted(), tried, "nobody was dialled");
+    let circuit = near.status()["circuits"][0].clone();
+    assert_eq!((circuit["state"].as_str(), circuit["failures"].as_u64()), (Some("open"), Some(3)), "{circuit}");
+    assert!(near.get("/metrics").1.contains("bypassctl_circuits_open 1"));
+    eventually("one attempt after the pause", || {
+        assert_no_byte(&mut connect(near.outbound).unwrap());
+        (broken.accepted() == tried + 1).then_some(())
+    });
+}
+
+#[test]
+fn a_success_closes_the_circuit() {
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let far = Sidecar::between(&dir, local(1), app.address, &[]);
+    let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near =
+        Sidecar::between(&dir, relay.local_addr().unwrap(), local(1), &["--breaker-failures=1", "--breaker-pause=1"]);
+    let mut first = connect(near.outbound).unwrap();
+    drop(relay.accept().unwrap());
+    assert_no_byte(&mut first);
+    eventually("the circuit opens", || (near.status()["circuits"][0]["state"] == "open").then_some(()));
+    std::thread::sleep(Duration::from_millis(1100));
+    let to = far.inbound;
+    std::thread::spawn(move || {
+        let (mut from, mut to) = (relay.accept().unwrap().0, TcpStream::connect(to).unwrap());
+        let (mut back, mut forth) = (to.try_clone().unwrap(), from.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+        std::io::copy(&mut from, &mut to).unwrap();
+    });
+    assert_echo(&mut connect(near.outbound).unwrap(), "back again");
+    assert_eq!(near.status()["circuits"], serde_json::json!([]));
+    near.log_line(&["the peer can be had again"]);
+}
+
+#[test]
+fn one_peer_has_no_more_connections_than_it_may() {
+    let app = App::echo();
+    let near = plain(&app, &["--max-connections-per-peer=2"]);
+    let mut held: Vec<TcpStream> = (0..2).map(|_| connect(near.outbound).unwrap()).collect();
+    held.iter_mut().for_each(|stream| assert_echo(stream, "held"));
+    assert_no_byte(&mut connect(near.outbound).unwrap());
+    near.log_line(&["\"reason\":\"too_many_of_peer\"", "--max-connections-per-peer"]);
+    held.pop();
+    eventually("a place is given back", || {
+        let mut stream = connect(near.outbound).unwrap();
+        stream.write_all(b"x").unwrap();
+        let mut byte = [0];
+        matches!(stream.read(&mut byte), Ok(1)).then_some(())
+    });
+}
+
+fn order(near: &Sidecar, fault: &str) {
+    let (status, body) = http_with(near.admin, "POST", "/faults", fault).unwrap();
+    assert_eq!(status, 201, "{fault}: {body}");
+}
+
+#[test]
+fn nobody_orders_faults_without_the_flag() {
+    let app = App::echo();
+    let near = plain(&app, &[]);
+    let (status, body) = http_with(near.admin, "POST", "/faults", r#"{"kind":"abort","seconds":9}"#).unwrap();
+    assert_eq!(status, 403);
+    assert!(body.contains("--fault-injection"), "{body}");
+    assert_echo(&mut connect(near.outbound).unwrap(), "unharmed");
+}
+
+/// Faults meet connections that are open as well as new ones, are loudly visible, and leave no byte lost or doubled.
+#[test]
+fn a_delay_a_throttle_and_a_black_hole_lose_no_byte() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection"]);
+    let mut open = connect(near.outbound).unwrap();
+    assert_echo(&mut open, "before");
+    for (fault, longer) in [
+        (r#"{"kind":"delay","milliseconds":300,"seconds":60}"#, Duration::from_millis(300)),
+        (r#"{"kind":"throttle","bytes_per_second":100,"seconds":60}"#, Duration::from_millis(300)),
+    ] {
+        order(&near, fault);
+        let begun = Instant::now();
+        assert_echo(&mut open, "thirty bytes and a few more ...");
+        assert!(begun.elapsed() >= longer, "{fault}: {:?}", begun.elapsed());
+        let (_, ready) = near.get("/ready");
+        assert!(ready.contains("note: fault injection, for "), "{ready}");
+        assert!(near.get("/metrics").1.contains("bypassctl_faults_active 1"));
+        assert_eq!(http(near.admin, "DELETE", "/faults").unwrap().0, 200);
+    }
+    order(&near, r#"{"kind":"black_hole","seconds":60}"#);
+    open.write_all(b"held back").unwrap();
+    open.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+    let mut byte = [0];
+    assert!(open.read(&mut byte).is_err(), "a byte passed the black hole");
+    let mut fresh = connect(near.outbound).unwrap();
+    fresh.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(fresh.read(&mut byte).is_err());
+    assert_eq!(http(near.admin, "DELETE", "/faults").unwrap().0, 200);
+    open.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
+    let mut back = [0; 9];
+    open.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"held back");
+    near.log_line(&["fault injection begins: it holds back all bytes of 100 % of the connections with everybody"]);
+    near.log_line(&["fault injection ends: it was told to"]);
+}
+
+#[test]
+fn an_abort_resets_open_and_new_connections_and_ends_by_itself() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection"]);
+    let mut open = connect(near.outbound).unwrap();
+    assert_echo(&mut open, "before");
+    order(&near, r#"{"kind":"abort","seconds":1,"direction":"outbound","peer":"127.0.0.1"}"#);
+    assert_reset(&mut open);
+    assert_no_byte(&mut connect(near.outbound).unwrap());
+    near.log_line(&["\"reason\":\"fault_injected\""]);
+    near.log_line(&["fault injection ends, its time is over"]);
+    assert_echo(&mut connect(near.outbound).unwrap(), "after");
+}
+
+#[test]
+fn a_percentage_is_one_of_a_few_connections_too() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection"]);
+    order(&near, r#"{"kind":"abort","seconds":60,"percent":50}"#);
+    let served = (0..20).filter(|_| {
+        let mut stream = connect(near.outbound).unwrap();
+        let _ = stream.write_all(b"x");
+        matches!(stream.read(&mut [0]), Ok(1))
+    });
+    let served = served.count();
+    assert!((8..=12).contains(&served), "{served} of 20");
+}
+
+#[test]
+fn an_order_that_makes_no_sense_says_why() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection"]);
+    for (fault, complaint) in [
+        ("", "EOF"),
+        (r#"{"kind":"abort"}"#, "missing field `seconds`"),
+        (r#"{"kind":"abort","seconds":4000}"#, "1 to 3600"),
+        (r#"{"kind":"delay","seconds":4}"#, "milliseconds"),
+    ] {
+        let (status, body) = http_with(near.admin, "POST", "/faults", fault).unwrap();
+        assert_eq!(status, 400, "{fault}");
+        assert!(body.contains(complaint) && body.contains("an example"), "{body}");
+    }
+    for _ in 0..16 {
+        order(&near, r#"{"kind":"delay","milliseconds":1,"seconds":60}"#);
+    }
+    let (status, body) = http_with(near.admin, "POST", "/faults", r#"{"kind":"abort","seconds":9}"#).unwrap();
+    assert_eq!(status, 400);
+    assert!(body.contains("16 faults are in force"), "{body}");
+}
