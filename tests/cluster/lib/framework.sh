@@ -17,6 +17,7 @@ source "$here/lib/agent.sh"
 source "$here/lib/node.sh"
 source "$here/lib/wire.sh"
 source "$here/lib/scenarios.sh"
+source "$here/lib/measurements.sh"
 
 # One of the frameworks at a time does what needs the processor or must not be disturbed: starting JVMs, and outages
 # that a failure detector watches. The other meanwhile sleeps out a wait, or waits here.

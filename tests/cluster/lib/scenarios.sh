@@ -266,18 +266,46 @@ scenario_migrate() {
   wire_since "$((migrated_at + 1))" tls "${every_direction[@]}"
 }
 
-# One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins.
+# From the framework's own TLS to agents and back by rolling updates: nobody is ever unreachable, for both speak the same
+# on the wire.
+scenario_native() {
+  local pod mode properties
+  fresh_pods
+  start_capture || return
+  take_turn
+  for pod in "${all_pods[@]}"; do
+    mapfile -t properties < <(native_tls "$pod")
+    start_node "$pod" "$(join 1)" "${properties[@]}"
+  done
+  wait_for_cluster 3 1 2 3 || return
+  give_turn
+  for mode in strict native; do
+    for pod in "${all_pods[@]}"; do
+      replace_pod "$pod" "$mode" || return
+    done
+  done
+  wait_for_pings 20 || return
+  (($(count_events 'CLUSTER UnreachableMember') == 0)) || fail "a node was seen unreachable" || return
+  wire_is tls "${every_direction[@]}"
+}
+
+# One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins, or, where MODE is native, one
+# without an agent and with the framework's own TLS.
 replace_pod() {
-  local pod=$1 mode=$2
+  local pod=$1 mode=$2 properties=()
   is_running "agent$pod" && signal "agent$pod" TERM
   signal "node$pod" TERM
   wait_until 30 has_exited "node$pod" || fail "node $pod does not end" || return
   stop "agent$pod"
   delete_pod "$pod"
   create_pod "$pod"
-  meshed_pods "$mode" "$pod" || return
+  if [[ $mode == native ]]; then
+    mapfile -t properties < <(native_tls "$pod")
+  else
+    meshed_pods "$mode" "$pod" || return
+  fi
   take_turn
-  start_node "$pod" "$(join $((pod % 3 + 1)))"
+  start_node "$pod" "$(join $((pod % 3 + 1)))" "${properties[@]}"
   wait_until 60 all_see_up 3 1 2 3 || fail "pod $pod, $mode: the cluster did not become whole" || return
   give_turn
 }
