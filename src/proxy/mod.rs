@@ -21,6 +21,7 @@ mod plaintext;
 mod pump;
 mod readiness;
 mod socket;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -44,7 +45,8 @@ use crate::proxy::connection::Connection;
 use crate::proxy::flood::Flood;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
-use crate::proxy::pump::{Bounds, PeerStream, pump};
+use crate::proxy::pump::{Bounds, Peer, pump};
+use crate::proxy::workers::Workers;
 use crate::tls::{Credentials, ReloadState, Reloader};
 
 /// Why the sidecar cannot run.
@@ -65,6 +67,9 @@ pub enum ProxyError {
     /// No signals, no orderly end.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// Nobody to carry connections.
+    #[error("cannot start a thread: {0}; see the limit of processes and threads")]
+    Threads(#[source] io::Error),
 }
 
 /// What every connection and every page of the admin port share.
@@ -79,6 +84,7 @@ struct Sidecar {
     peer_memory: PeerMemory,
     flood: Flood,
     lifecycle: Lifecycle,
+    workers: Workers,
     started: Instant,
 }
 
@@ -97,7 +103,7 @@ struct Lifecycle {
 /// Runs until a signal or `/drain` ends it.
 ///
 /// # Errors
-/// If signals cannot be listened for.
+/// If signals cannot be listened for, or threads not started.
 pub async fn run(config: SidecarConfig, listeners: Listeners, reloader: Option<Reloader>) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
     let sidecar = Arc::new(Sidecar {
@@ -109,6 +115,7 @@ pub async fn run(config: SidecarConfig, listeners: Listeners, reloader: Option<R
         peer_memory: PeerMemory::default(),
         flood: Flood::default(),
         lifecycle: Lifecycle::default(),
+        workers: Workers::start().map_err(ProxyError::Threads)?,
         started: Instant::now(),
         config,
     });
@@ -160,7 +167,7 @@ impl Sidecar {
     }
 
     /// Copies between app and peer to the end of the connection.
-    async fn pump<P: PeerStream>(&self, app: TcpStream, peer: P, connection: &mut Connection) -> Reason {
+    async fn pump(&self, app: TcpStream, peer: Peer, connection: &mut Connection) -> Reason {
         let _live = self.board.open(connection, &self.metrics);
         let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
         let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
