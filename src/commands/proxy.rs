@@ -24,7 +24,8 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     let reloader = reloader.transpose().map_err(Failure::usage)?;
     let guard = guard(&config, repair)?;
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Accepts, and serves the admin port; connections have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
         proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state)).await

@@ -16,6 +16,7 @@ use crate::core::outcome::Reason;
 use crate::core::route::Direction;
 use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::socket::reset_on_close;
+use crate::proxy::workers::Seat;
 use crate::proxy::{Sidecar, inbound, outbound};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -59,10 +60,12 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
                         .ended(&sidecar.board.connection(direction, from, &sidecar.metrics), Reason::TooManyUnfinished);
                     continue;
                 };
-                let sidecar = Arc::clone(&sidecar);
-                let tracker = sidecar.lifecycle.connections.clone();
+                // The socket belongs to the reactor of the thread that serves it.
+                let Ok(stream) = stream.into_std() else { continue };
+                let (worker, seat) = sidecar.workers.least_busy();
                 let unfinished = Unfinished { _room: unfinished, _place: place };
-                tracker.spawn(serve(stream, from, direction, sidecar, open, unfinished));
+                let served = serve(stream, from, direction, Arc::clone(&sidecar), (open, seat), unfinished);
+                sidecar.lifecycle.connections.spawn_on(served, worker);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -101,13 +104,15 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn serve(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     from: SocketAddr,
     direction: Direction,
     sidecar: Arc<Sidecar>,
-    _open: OwnedSemaphorePermit,
+    _open: (OwnedSemaphorePermit, Seat),
     unfinished: Unfinished,
 ) {
+    // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
     let reason = match direction {
         Direction::Inbound => Some(inbound::serve(stream, unfinished, &sidecar, &mut connection).await),

@@ -1,19 +1,17 @@
 //! TLS handshakes: their limits in time, and what their failures mean.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::{CommonState, Error, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::core::outcome::Reason;
 use crate::core::policy::allowed_text;
 use crate::core::wire::{ENOUGH, FirstBytes};
-use crate::proxy::pump::PeerStream;
-use crate::tls::{CertificateFacts, denial, distrust};
+use crate::proxy::pump::Peer;
+use crate::tls::{Buffer, CertificateFacts, Session, denial, distrust};
 
 /// How often to look for more bytes where those that came decide nothing: the kernel wakes a reader only once for them.
 const PEEK_PERIOD: Duration = Duration::from_millis(10);
@@ -22,6 +20,10 @@ const GREETING: Duration = Duration::from_millis(100);
 /// How long, and how many bytes, a refused peer may take to read its alert.
 const LAST_WORD: Duration = Duration::from_secs(1);
 const LAST_WORD_BYTES: usize = 256 * 1024;
+/// What a flight of the handshake takes, most of it certificates.
+const FLIGHT: usize = 4096;
+/// A message has at most 64 KiB (rustls), and so many more bytes for the headers of the records that it comes in.
+const MOST_INCOMING: usize = 128 * 1024;
 
 /// What a finished handshake agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +70,15 @@ impl Failed {
     }
 
     pub(super) fn of(error: &io::Error) -> Self {
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            return Self::of_tls(tls);
+        }
+        let detail = format!("the peer hung up during the handshake: {error}");
+        Self { reason: Reason::HandshakeFailed, seen: None, allowed: None, detail }
+    }
+
+    pub(super) fn of_tls(tls: &Error) -> Self {
         let plain = |reason, detail: String| Self { reason, seen: None, allowed: None, detail };
-        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
-            return plain(Reason::HandshakeFailed, format!("the peer hung up during the handshake: {error}"));
-        };
         if let Some(denied) = denial(tls) {
             return Self {
                 reason: Reason::Denied,
@@ -140,25 +147,23 @@ pub(super) async fn last_word(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LAST_WORD, drain).await;
 }
 
-/// A stream that remembers the first byte that it read: whether a peer answers in TLS at all.
+/// A handshake that came to nothing.
 #[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
+pub(super) struct Unsecured {
+    pub(super) error: io::Error,
+    pub(super) stream: TcpStream,
+    /// The first byte of the peer's answer.
     first_byte: Option<u8>,
 }
 
-impl Watched {
-    pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, first_byte: None }
-    }
-
+impl Unsecured {
     /// Whether the peer showed that it speaks no TLS: it hung up without a byte, or sent something that is no TLS record
     /// (content types 20 to 24; RFC 8446, section 5.1, and RFC 6520).
-    pub(super) fn speaks_no_tls(&self, error: &io::Error) -> bool {
+    pub(super) fn speaks_no_tls(&self) -> bool {
         match self.first_byte {
             Some(byte) => !(20..=24).contains(&byte),
             None => matches!(
-                error.kind(),
+                self.error.kind(),
                 io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::ConnectionAborted
@@ -168,39 +173,43 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let filled = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.first_byte.is_none() {
-            self.first_byte = buf.filled().get(filled).copied();
+/// Shakes hands; the peer is authorized in it. Needs to be given a limit in time.
+pub(super) async fn shake_hands(mut stream: TcpStream, session: Session) -> Result<Peer, Unsecured> {
+    let mut session = Box::new(session);
+    let mut incoming = Vec::new();
+    let mut first_byte = None;
+    match exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await {
+        Ok(()) => {
+            incoming.shrink_to_fit();
+            Ok(Peer { stream, session: Some(session), unopened: incoming })
         }
-        result
+        Err(error) => Err(Unsecured { error, stream, first_byte }),
     }
 }
 
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl PeerStream for tokio_rustls::client::TlsStream<Watched> {
-    fn tcp(&self) -> &TcpStream {
-        &self.get_ref().0.stream
-    }
-}
-
-impl PeerStream for tokio_rustls::server::TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+async fn exchange(
+    stream: &mut TcpStream,
+    session: &mut Session,
+    incoming: &mut Vec<u8>,
+    first_byte: &mut Option<u8>,
+) -> io::Result<()> {
+    let mut outgoing = Buffer::default();
+    loop {
+        let done = session.handshake(incoming, &mut outgoing);
+        // A failed handshake's last word is an alert. That it does not arrive says less than why it is sent.
+        let written = stream.write_all(outgoing.filled()).await;
+        outgoing.clear();
+        if done.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
+            return written;
+        }
+        written?;
+        if incoming.len() > MOST_INCOMING {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message in too many pieces"));
+        }
+        incoming.reserve(FLIGHT);
+        if stream.read_buf(incoming).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof"));
+        }
+        *first_byte = first_byte.or(incoming.first().copied());
     }
 }

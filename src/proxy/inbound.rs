@@ -6,8 +6,6 @@
 use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode};
@@ -15,9 +13,10 @@ use crate::core::wire::FirstBytes;
 use crate::proxy::Sidecar;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
-use crate::proxy::handshake::{Agreed, Failed, first_bytes, last_word};
-use crate::proxy::pump::PeerStream;
+use crate::proxy::handshake::{Agreed, Failed, first_bytes, last_word, shake_hands};
+use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::tls::Session;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
@@ -26,11 +25,11 @@ pub(super) async fn serve(
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Reason {
-    let entered = async {
+    let entered = Box::pin(async {
         let target = destination(&peer, sidecar)?;
         connection.target = Some(target);
         sidecar.enter(connection).await
-    };
+    });
     let _place = match entered.await {
         Ok(place) => place,
         Err(reason) => {
@@ -38,8 +37,9 @@ pub(super) async fn serve(
             return reason;
         }
     };
-    match decide(&peer, sidecar, connection).await {
-        Ok(Route::TerminateTls) => match terminate(peer, sidecar, connection).await {
+    // Boxed: what a handshake needs is not to be kept for the days that the connection lives.
+    match Box::pin(decide(&peer, sidecar, connection)).await {
+        Ok(Route::TerminateTls) => match Box::pin(terminate(peer, sidecar, connection)).await {
             Ok(peer) => {
                 drop(unfinished);
                 hand_over(peer, sidecar, connection).await
@@ -51,7 +51,7 @@ pub(super) async fn serve(
             connection.plaintext = true;
             sidecar.board.plaintext(connection);
             sidecar.metrics.plaintext_accepted.inc();
-            hand_over(peer, sidecar, connection).await
+            hand_over(Peer::in_plaintext(peer), sidecar, connection).await
         }
         Ok(Route::OriginateTls { .. }) => unreachable!("an arriving connection never begins TLS"),
         Ok(Route::Reject(reason)) | Err(reason) => {
@@ -79,37 +79,34 @@ async fn decide(peer: &TcpStream, sidecar: &Sidecar, connection: &mut Connection
     Ok(route::inbound(config.mode, first))
 }
 
-async fn terminate(
-    peer: TcpStream,
-    sidecar: &Sidecar,
-    connection: &mut Connection,
-) -> Result<TlsStream<TcpStream>, Reason> {
+async fn terminate(peer: TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
     let started = std::time::Instant::now();
-    let handshake = TlsAcceptor::from(std::sync::Arc::clone(&credentials.server)).accept(peer);
+    let session = Session::server(std::sync::Arc::clone(&credentials.server));
+    let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let timeout = sidecar.config.limits.handshake_timeout;
     let left = timeout.saturating_sub(connection.started.elapsed());
-    match tokio::time::timeout(left, handshake.into_fallible()).await {
-        Ok(Ok(stream)) => {
+    match tokio::time::timeout(left, shake_hands(peer, session)).await {
+        Ok(Ok(peer)) => {
             sidecar.metrics.handshake(connection.direction, started.elapsed());
-            connection.agreed = Some(Agreed::of(stream.get_ref().1));
-            Ok(stream)
+            connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
+            Ok(peer)
         }
-        Ok(Err((error, peer))) => {
-            last_word(peer).await;
-            Err(connection.fail(Failed::of(&error)))
+        Ok(Err(unsecured)) => {
+            last_word(unsecured.stream).await;
+            Err(connection.fail(Failed::of(&unsecured.error)))
         }
         Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
     }
 }
 
-async fn hand_over<P: PeerStream>(peer: P, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
+async fn hand_over(peer: Peer, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
     let Some(target) = connection.target else { return Reason::NotRedirected };
-    match dial(target, FarEnd::App, CONNECT_TIMEOUT).await {
+    match Box::pin(dial(target, FarEnd::App, CONNECT_TIMEOUT)).await {
         Ok(app) => sidecar.pump(app, peer, connection).await,
         Err(error) => {
             connection.detail = Some(error.to_string());
-            reset_on_close(peer.tcp());
+            reset_on_close(&peer.stream);
             Reason::AppUnreachable
         }
     }

@@ -23,6 +23,7 @@ mod plaintext;
 mod pump;
 mod readiness;
 mod socket;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,7 +51,8 @@ use crate::proxy::faults::Faults;
 use crate::proxy::flood::Flood;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
-use crate::proxy::pump::{Bounds, PeerStream, pump};
+use crate::proxy::pump::{Bounds, Peer, pump};
+use crate::proxy::workers::Workers;
 use crate::tls::{Credentials, ReloadState, Reloader};
 
 /// Why the sidecar cannot run.
@@ -71,6 +73,9 @@ pub enum ProxyError {
     /// No signals, no orderly end.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// Nobody to carry connections.
+    #[error("cannot start a thread: {0}; see the limit of processes and threads")]
+    Threads(#[source] io::Error),
 }
 
 /// What every connection and every page of the admin port share.
@@ -91,6 +96,7 @@ struct Sidecar {
     outbound_crowd: Arc<Crowd>,
     flood: Flood,
     lifecycle: Lifecycle,
+    workers: Workers,
     started: Instant,
 }
 
@@ -109,7 +115,7 @@ struct Lifecycle {
 /// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules.
 ///
 /// # Errors
-/// If signals cannot be listened for.
+/// If signals cannot be listened for, or threads not started.
 pub async fn run(
     config: SidecarConfig,
     listeners: Listeners,
@@ -131,6 +137,7 @@ pub async fn run(
         outbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         flood: Flood::default(),
         lifecycle: Lifecycle::default(),
+        workers: Workers::start().map_err(ProxyError::Threads)?,
         started: Instant::now(),
         config,
     });
@@ -211,7 +218,7 @@ impl Sidecar {
     }
 
     /// Copies between app and peer to the end of the connection.
-    async fn pump<P: PeerStream>(&self, app: TcpStream, peer: P, connection: &mut Connection) -> Reason {
+    async fn pump(&self, app: TcpStream, peer: Peer, connection: &mut Connection) -> Reason {
         let _live = self.board.open(connection, &self.metrics);
         let gate = self.faults.gate(connection.marked());
         let limits = &self.config.limits;

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
@@ -20,17 +18,14 @@ use crate::proxy::Sidecar;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::crowd::Place;
-use crate::proxy::handshake::{Agreed, Failed, Watched};
+use crate::proxy::handshake::{Agreed, Failed, shake_hands};
+use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::tls::Session;
 
 /// Between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-
-enum Peer {
-    Tls(Box<TlsStream<Watched>>),
-    Plaintext(TcpStream),
-}
 
 /// Serves a connection to its end; `None` if it was the sidecar's own canary.
 pub(super) async fn serve(
@@ -43,10 +38,11 @@ pub(super) async fn serve(
     if let OriginalDst::Known(address) = original
         && CANARY.contains(&address.ip())
     {
-        sidecar.canary.receive(app).await;
+        Box::pin(sidecar.canary.receive(app)).await;
         return None;
     }
-    let (peer, _place) = match reach_peer(&app, original, sidecar, connection).await {
+    // Boxed: what dialling and the handshake need is not to be kept for the days that the connection lives.
+    let (peer, _place) = match Box::pin(reach_peer(&app, original, sidecar, connection)).await {
         Ok(reached) => reached,
         Err(reason) => {
             reset_on_close(&app);
@@ -55,20 +51,14 @@ pub(super) async fn serve(
     };
     drop(unfinished);
     let target = connection.peer();
-    Some(match peer {
-        Peer::Tls(peer) => {
-            let reason = sidecar.pump(app, *peer, connection).await;
-            sidecar.peer_memory.saw_tls(target);
-            reason
-        }
-        Peer::Plaintext(peer) => {
-            let reason = sidecar.pump(app, peer, connection).await;
-            if reason == Reason::PeerReset {
-                sidecar.peer_memory.forget_plaintext(target);
-            }
-            reason
-        }
-    })
+    let tls = peer.session.is_some();
+    let reason = sidecar.pump(app, peer, connection).await;
+    if tls {
+        sidecar.peer_memory.saw_tls(target);
+    } else if reason == Reason::PeerReset {
+        sidecar.peer_memory.forget_plaintext(target);
+    }
+    Some(reason)
 }
 
 async fn reach_peer(
@@ -92,7 +82,7 @@ async fn reach_peer(
 async fn have_peer(target: SocketAddr, sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
     match route::outbound(sidecar.config.mode, sidecar.peer_memory.speaks_plaintext(target)) {
         Route::OriginateTls { or_plaintext } => match originate(sidecar, connection, or_plaintext).await? {
-            Some(peer) => Ok(Peer::Tls(Box::new(peer))),
+            Some(peer) => Ok(peer),
             None => {
                 tracing::warn!(peer = %target, "the peer showed that it speaks no TLS: dialling it again in plaintext");
                 sidecar.peer_memory.saw_plaintext(target);
@@ -132,34 +122,31 @@ async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Re
         connect(sidecar, connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
     connection.plaintext = true;
     sidecar.board.plaintext(connection);
-    Ok(Peer::Plaintext(peer))
+    Ok(Peer::in_plaintext(peer))
 }
 
-/// The TLS stream to the peer; `None` if `or_plaintext` and the peer showed that it speaks no TLS.
-async fn originate(
-    sidecar: &Sidecar,
-    connection: &mut Connection,
-    or_plaintext: bool,
-) -> Result<Option<TlsStream<Watched>>, Reason> {
+/// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS.
+async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext: bool) -> Result<Option<Peer>, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
-    let stream = Watched::new(connect(sidecar, connection).await?);
+    let stream = connect(sidecar, connection).await?;
     let name = ServerName::IpAddress(connection.peer().ip().into());
     let started = Instant::now();
-    let handshake = TlsConnector::from(std::sync::Arc::clone(&credentials.client)).connect(name, stream);
+    let session = Session::client(std::sync::Arc::clone(&credentials.client), name);
+    let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let timeout = sidecar.config.limits.handshake_timeout;
-    match tokio::time::timeout(timeout, handshake.into_fallible()).await {
-        Ok(Ok(stream)) => {
+    match tokio::time::timeout(timeout, shake_hands(stream, session)).await {
+        Ok(Ok(peer)) => {
             sidecar.metrics.handshake(connection.direction, started.elapsed());
-            connection.agreed = Some(Agreed::of(stream.get_ref().1));
+            connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
             sidecar.peer_memory.saw_tls(connection.peer());
-            Ok(Some(stream))
+            Ok(Some(peer))
         }
-        Ok(Err((error, stream)))
-            if or_plaintext && stream.speaks_no_tls(&error) && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
+        Ok(Err(unsecured))
+            if or_plaintext && unsecured.speaks_no_tls() && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
         {
             Ok(None)
         }
-        Ok(Err((error, _))) => Err(connection.fail(Failed::of(&error))),
+        Ok(Err(unsecured)) => Err(connection.fail(Failed::of(&unsecured.error))),
         Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
     }
 }

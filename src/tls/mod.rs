@@ -2,14 +2,18 @@
 //!
 //! Invariant: a handshake that succeeds has passed [`crate::core::policy::authorize`].
 
+mod buffer;
 mod certificate;
 mod credentials;
 mod files;
 pub mod issue;
 mod reload;
+mod session;
 mod verify;
 
+pub use buffer::Buffer;
 pub use certificate::{CertificateFacts, timestamp};
 pub use credentials::{CredentialError, Credentials};
 pub use reload::{ReloadState, Reloader};
+pub use session::{Opened, Session};
 pub use verify::{Untrusted, denial, distrust};
