@@ -45,7 +45,7 @@ pub(crate) const ISTIO_TPROXY: Mesh =
 pub(crate) const AMBIENT: Mesh = Mesh { mark: Some(0x539), ..by_uid("ambient_iptnft", 0, Programmer::IptablesNft) };
 
 /// Every mesh that there is test data of.
-pub(crate) const MESHES: [Mesh; 7] = [
+pub(crate) const MESHES: [Mesh; 8] = [
     ISTIO,
     ISTIO_LEGACY,
     by_uid("istio_native", 1337, Programmer::Nft { table: "inet istio-proxy-nat" }),
@@ -53,6 +53,7 @@ pub(crate) const MESHES: [Mesh; 7] = [
     AMBIENT,
     LINKERD,
     KUMA,
+    by_uid("consul_iptnft", 5995, Programmer::IptablesNft),
 ];
 
 const LINKERD: Mesh = by_uid("linkerd_iptnft", 1337, Programmer::IptablesNft);
