@@ -245,3 +245,23 @@ fn a_pod_with_one_family_alone_is_proven() {
         }
     }
 }
+
+/// The kernel has the rules within 5 ms of `init` turning to it, and the whole of `init`, with its proof, takes less than
+/// half a second. The best of some runs counts: this machine's other work is not ours.
+#[test]
+fn the_rules_are_applied_within_5_ms_and_proven_within_500() {
+    let (mut transactions, mut wholes) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let (pod, _peer) = Pod::pair();
+        ISTIO.load(&pod);
+        let start = Instant::now();
+        let finished = init(&pod, &["--log-level", "debug"]);
+        wholes.push(start.elapsed().as_millis());
+        assert_eq!(finished.code, 0, "{finished}");
+        let (_, told) = finished.stderr.split_once("microseconds=").expect("a line that tells the time");
+        transactions.push(told.split_whitespace().next().and_then(|number| number.parse::<u32>().ok()));
+    }
+    let best = transactions.iter().flatten().min().expect("a number");
+    assert!(*best < 5000, "{transactions:?} microseconds");
+    assert!(wholes.iter().any(|whole| *whole < 500), "{wholes:?} milliseconds");
+}
