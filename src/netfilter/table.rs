@@ -1,6 +1,7 @@
 //! One table as a transaction, and as it stands in the kernel.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::Instant;
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
@@ -13,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::core::render::nft;
 use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset, TableFamily};
-use crate::netfilter::socket::{NetfilterSocket, Step, TransactionError};
+use crate::netfilter::socket::{NetfilterSocket, SetElement, Step, TransactionError};
 use crate::netfilter::{NetfilterError, decode, encode, set};
 
 /// `NF_ACCEPT` as a chain's policy.
@@ -218,11 +219,25 @@ pub(super) fn dump(
     family: NetfilterProtoFamily,
     request: NfTablesMessage,
 ) -> Result<Vec<(NetfilterProtoFamily, NfTablesMessage)>, NetfilterError> {
-    socket.dump(family, request).map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+    socket.dump(family, request).map_err(unreadable)
+}
+
+/// The elements of a set.
+pub(super) fn set_elements(
+    socket: &NetfilterSocket,
+    family: NetfilterProtoFamily,
+    table: &str,
+    set: &str,
+) -> Result<Vec<SetElement>, NetfilterError> {
+    socket.set_elements(family, table, set).map_err(unreadable)
+}
+
+fn unreadable(source: io::Error) -> NetfilterError {
+    match source.raw_os_error().map(Errno::from_raw) {
         Some(errno @ (Errno::EPERM | Errno::EACCES)) => NetfilterError::NotPermitted(errno),
         Some(errno @ Errno::EOPNOTSUPP) => NetfilterError::Unsupported(errno),
         _ => NetfilterError::Socket { attempted: "reading rules", source },
-    })
+    }
 }
 
 fn new_table(family: TableFamily, name: &str, flags: u16) -> Step {

@@ -7,6 +7,7 @@
 mod support;
 
 mod backends;
+mod bad_input;
 mod explain;
 mod lifecycle;
 mod matrix;
