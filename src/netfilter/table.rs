@@ -12,6 +12,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use nix::errno::Errno;
 
+use crate::core::plan::NAT_PRIORITY;
 use crate::core::render::nft;
 use crate::core::ruleset::{Chain, ChainKind, Hook, Rule, Ruleset, TableFamily};
 use crate::netfilter::socket::{NetfilterSocket, SetElement, Step, TransactionError};
@@ -49,12 +50,42 @@ pub fn apply(rulesets: &[Ruleset]) -> Result<(), NetfilterError> {
     // 10 ms, until the kernel has freed what is gone (net/netfilter/nf_tables_api.c, nft_rcv_nl_event).
     let start = Instant::now();
     let outcome = match transaction(Existing::Refuse) {
-        Err(NetfilterError::Refused { rule: None, errno: Errno::EEXIST, .. }) => transaction(Existing::Replace),
+        Err(NetfilterError::Refused { rule: None, errno: Errno::EEXIST, .. }) => {
+            for Ruleset { family, table, .. } in rulesets {
+                if is_foreign(*family, table)? {
+                    return Err(NetfilterError::Taken { family: *family, table: table.clone() });
+                }
+            }
+            transaction(Existing::Replace)
+        }
         other => other,
     };
     // What scripts/bench-init reads.
     tracing::debug!(microseconds = start.elapsed().as_micros(), "transaction over netlink");
     outcome
+}
+
+/// Whether somebody else made the table: it has chains, and none is a nat chain where every version of ours has one and
+/// nobody else has. What is in the chains does not matter, as another version may have written it. A comment on the table
+/// would say it better, but kernels before 5.10 do not keep one.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub(super) fn is_foreign(family: TableFamily, table: &str) -> Result<bool, NetfilterError> {
+    let request = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
+    let mut chains = 0;
+    for (_, message) in dump(&open()?, protocol(family), request)? {
+        let NfTablesMessage::NewChain(chain) = message else { continue };
+        if !chain.attributes.contains(&ChainAttribute::Table(table.to_owned())) {
+            continue;
+        }
+        chains += 1;
+        if decode_chain(&chain).is_some_and(|(_, chain)| (chain.kind, chain.priority) == (ChainKind::Nat, NAT_PRIORITY))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(chains > 0)
 }
 
 /// What to do about a table of the name that is there already.
