@@ -8,6 +8,7 @@ mod support;
 
 mod backends;
 mod bad_input;
+mod confined;
 mod explain;
 mod lifecycle;
 mod matrix;
