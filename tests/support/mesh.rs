@@ -127,6 +127,35 @@ impl Mesh {
         }
     }
 
+    /// Takes away what the mesh put in, rule by rule, with its policy routing, and nothing of anybody else's in those tables.
+    pub(crate) fn unload(&self, pod: &Pod) {
+        for (family, tool, _) in FAMILIES {
+            let kind = if self.programmer == Programmer::IptablesNft { "nft" } else { "legacy" };
+            let mut script = String::new();
+            let dump = self.dump(family);
+            for table in dump.split_inclusive("COMMIT\n").filter(|table| table.contains('*')) {
+                let chains: Vec<&str> =
+                    table.lines().filter_map(|l| l.strip_prefix(':')?.strip_suffix(" - [0:0]")).collect();
+                let built_in = |line: &&str| !chains.iter().any(|chain| line.starts_with(&format!("-A {chain} ")));
+                let rules = table.lines().filter(|line| line.starts_with("-A ")).filter(built_in);
+                script += &table
+                    .lines()
+                    .filter(|line| line.starts_with('*'))
+                    .map(|line| format!("{line}\n"))
+                    .collect::<String>();
+                script += &chains.iter().map(|chain| format!(":{chain} - [0:0]\n")).collect::<String>();
+                script += &rules.map(|rule| format!("-D {}\n", &rule[3..])).collect::<String>();
+                script += &chains.iter().map(|chain| format!("-X {chain}\n")).collect::<String>();
+                script += "COMMIT\n";
+            }
+            pod.feed(&format!("{tool}-{kind}-restore --noflush"), &script);
+        }
+        for (ip, mark, table) in self.policy_routes() {
+            pod.sh(&format!("{ip} rule del fwmark {mark} lookup {table}"));
+            pod.sh(&format!("{ip} route del local default dev lo table {table}"));
+        }
+    }
+
     /// `ip` with its family, mark, table: every `ip rule` of the dump that looks at a mark.
     fn policy_routes(&self) -> Vec<(&'static str, String, String)> {
         let dump = self.read("iprule");
