@@ -6,9 +6,10 @@ use bypassctl::core::ruleset::Family;
 use serde_json::Value;
 
 use crate::support::init::bypassctl;
+use crate::support::mesh::ISTIO_DNS;
 use crate::support::pod::Pod;
-use crate::support::probe::{Answer, Identity, Listener, call};
-use crate::support::roles::{AGENT, APP, APP_PORTS, MESH, agent, app, mesh_proxy, peer};
+use crate::support::probe::{Answer, Identity, Listener, ask, call};
+use crate::support::roles::{AGENT, APP, APP_PORTS, LOOPBACKS, MESH, agent, app, mesh_proxy, peer};
 use crate::support::setup::{Cells, Order, Setup, check_all};
 
 /// The answer as JSON.
@@ -30,6 +31,7 @@ fn told(answer: &Value) -> String {
         ("straight" | "redirected", _) if local && end["listening"] == false => "refused",
         ("straight" | "redirected", 15001) if local => "mesh-outbound",
         ("straight" | "redirected", 15006) if local => "mesh-inbound",
+        ("straight" | "redirected", 15053) if local => "mesh-dns",
         ("straight" | "redirected", 15552) if local => "agent-outbound",
         ("straight" | "redirected", 15553) if local => "agent-inbound",
         ("straight", _) if local => "app",
@@ -96,6 +98,30 @@ fn under_our_rules_explain_says_what_a_real_connection_does() {
 fn without_our_rules_explain_says_what_a_real_connection_does() {
     let setups: Vec<_> = Setup::all().into_iter().filter(|setup| setup.order == Order::MeshFirst).collect();
     check_all(&setups, |setup, cells| fill(*setup, false, cells));
+}
+
+/// DNS over UDP under a mesh that captures it: the app's goes to the mesh, the agent's and the mesh proxy's own do not, and
+/// explain says so, in both orders and families.
+#[test]
+fn of_captured_dns_explain_says_what_a_real_datagram_does() {
+    const DNS: u16 = 53;
+    let setups: Vec<_> =
+        [Order::OursFirst, Order::MeshFirst].map(|order| Setup { mesh: Some(ISTIO_DNS), order }).into();
+    check_all(&setups, |setup, cells| {
+        let (pod, other) = setup.build(&["--no-verify"]);
+        let captures = LOOPBACKS.map(|ip| Listener::udp(&pod, "mesh-dns", MESH, SocketAddr::new(ip, 15053)));
+        for family in Family::BOTH {
+            let to = other.at(family, DNS);
+            let _server = Listener::udp(&other, "peer", APP, to);
+            for (who, expected) in [(APP, "mesh-dns"), (MESH, "peer"), (AGENT, "peer")] {
+                let answer = explain(&pod, &["--udp", "--to", &to.to_string(), "--from-uid", &who.uid.to_string()]);
+                let cell = format!("{setup} uid {} to {to}", who.uid);
+                cells.check(format!("{cell}, told"), &told(&answer), &expected.to_owned());
+                cells.check(format!("{cell}, seen"), &seen(ask(&pod, who, to)), &expected.to_owned());
+            }
+        }
+        drop(captures);
+    });
 }
 
 /// Of chains of one priority the one registered last runs first; where tables differ in that, explain says that it cannot

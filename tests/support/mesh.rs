@@ -59,8 +59,12 @@ pub(crate) const MESHES: [Mesh; 8] = [
 const LINKERD: Mesh = by_uid("linkerd_iptnft", 1337, Programmer::IptablesNft);
 const KUMA: Mesh = by_uid("kuma_auto", 65534, Programmer::IptablesNft);
 
+/// Istio told to capture DNS and to drop what conntrack holds for invalid.
+pub(crate) const ISTIO_DNS: Mesh = by_uid("istio-dns_iptnft", 1337, Programmer::IptablesNft);
+
 /// What `MESHES` has not: Kuma told to insert its rules, and everything by legacy iptables, whose language is the same.
-pub(crate) const VARIANTS: [Mesh; 6] = [
+pub(crate) const VARIANTS: [Mesh; 7] = [
+    ISTIO_DNS,
     Mesh { name: "kuma_insert", inserts: true, ..KUMA },
     Mesh { name: "kuma_legacy", programmer: Programmer::IptablesLegacy, ..KUMA },
     Mesh { name: "kuma_insert_legacy", programmer: Programmer::IptablesLegacy, inserts: true, ..KUMA },

@@ -55,7 +55,8 @@ pub(super) fn steps(is_target: bool, attributes: &[DefaultNla], family: Family) 
     let revision = attribute_u32(attributes, REVISION).unwrap_or_default();
     let info = Info(attribute(attributes, INFO).unwrap_or_default());
     if is_target {
-        if HARMLESS.contains(&name.as_str()) {
+        // Without XT_CT_NOTRACK, CT sets a zone, a helper or a timeout, in all of which a first packet is new.
+        if HARMLESS.contains(&name.as_str()) || name == "CT" && info.u16(0).is_some_and(|flags| flags & 1 == 0) {
             return Vec::new();
         }
         let statement = target(&name, revision, &info, family);

@@ -17,6 +17,7 @@ const NFTA_TPROXY_REG_PORT: u16 = 3;
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_DIRECTION: u16 = 3;
 const NFT_CT_STATE: u32 = 0;
+const NFT_CT_ZONE: u32 = 17;
 const NFTA_FIB_F_SADDR: u32 = 1;
 const NFTA_RANGE_SREG: u16 = 1;
 const NFTA_RANGE_OP: u16 = 2;
@@ -64,6 +65,8 @@ impl Decoder<'_> {
             }
             "ct" => match (register(NFTA_CT_KEY)?, register(NFTA_CT_DREG), register(NFTA_CT_SREG)) {
                 (NFT_CT_MARK, None, Some(from)) => self.set_mark(MarkOf::Connection, from),
+                // In any zone a first packet is new.
+                (NFT_CT_ZONE, None, Some(_)) => Some(()),
                 (key, Some(to), _) => {
                     let loaded = match key {
                         NFT_CT_MARK => host(Field::ConnectionMark),

@@ -162,6 +162,10 @@ impl Reader {
             (Some(Statement::Unknown(name)), "--notrack") if name == "CT" => {
                 self.statement = Some(Statement::NoTrack);
             }
+            // In any zone a first packet is new.
+            (Some(Statement::Unknown(name)), "--zone" | "--zone-orig" | "--zone-reply") if name == "CT" => {
+                self.statement = None;
+            }
             _ => return None,
         }
         Some(())
