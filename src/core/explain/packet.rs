@@ -31,6 +31,8 @@ pub struct Packet {
     pub source: Option<IpAddr>,
     /// Where it is going.
     pub destination: IpAddr,
+    /// Of which ports the source port is one, first and last.
+    pub source_ports: (u16, u16),
     /// Destination port.
     pub port: u16,
     /// User and group id of the socket that sends, as long as the packet has one.
@@ -60,6 +62,8 @@ enum Value {
     Is(u128),
     /// There is no such thing: the rule ends, negated or not (`NFT_BREAK`).
     Absent,
+    /// One of these, first to last.
+    Among(u128, u128),
     Unknown,
 }
 
@@ -99,7 +103,12 @@ impl Packet {
                 (inside != test.negated).into()
             }
             Value::Absent => Truth::No,
-            Value::Unknown => Truth::Unknown,
+            Value::Among(low, high) if test.mask & 0xffff == 0xffff => {
+                let holds_all = test.ranges.iter().any(|(first, last)| *first <= low && high <= *last);
+                let holds_none = test.ranges.iter().all(|(first, last)| *last < low || high < *first);
+                if holds_all || holds_none { (holds_all != test.negated).into() } else { Truth::Unknown }
+            }
+            Value::Among(..) | Value::Unknown => Truth::Unknown,
         }
     }
 
@@ -118,7 +127,7 @@ impl Packet {
             Field::Source(family) => self.source.map_or(Value::Unknown, |source| address(family, source)),
             Field::Destination(family) => address(family, self.destination),
             // The caller's kernel chooses it.
-            Field::SourcePort => Value::Unknown,
+            Field::SourcePort => Value::Among(self.source_ports.0.into(), self.source_ports.1.into()),
             Field::DestinationPort => Value::Is(self.port.into()),
             Field::TcpFlags if self.udp => Value::Absent,
             Field::TcpFlags => Value::Is(SYN),

@@ -231,11 +231,17 @@ fn target(name: &str, revision: u32, info: &Info, family: Family) -> Option<Stat
 }
 
 /// Address and port of `struct nf_nat_ipv4_multi_range_compat` (rangesize, flags, min_ip, max_ip, min, max) for IPv4's
-/// revision 0, and of `struct nf_nat_range` (flags, min_addr, max_addr, min_proto, max_proto) else.
+/// revision 0, and of `struct nf_nat_range` (flags, min_addr, max_addr, min_proto, max_proto) else. A port that lies in the range
+/// already stays (net/netfilter/nf_nat_core.c, `get_unique_tuple`), so all ports are none; which of fewer it would be is unknown.
 fn range(info: &Info, revision: u32, family: Family) -> Option<(Option<IpAddr>, Option<u16>)> {
     let (flags_at, address_at, port_at) = if revision == 0 && family == Family::V4 { (4, 8, 16) } else { (0, 4, 36) };
     let flags = info.u32(flags_at)?;
     let address = if flags & MAP_IPS != 0 { Some(info.address(address_at, family)?) } else { None };
-    let port = if flags & PROTO_SPECIFIED != 0 { Some(info.port(port_at)?) } else { None };
+    let port = match (info.port(port_at)?, info.port(port_at + 2)?) {
+        _ if flags & PROTO_SPECIFIED == 0 => None,
+        (0 | 1, u16::MAX) => None,
+        (first, last) if first == last => Some(first),
+        _ => return None,
+    };
     Some((address, port))
 }

@@ -132,6 +132,8 @@ impl Reader {
                 let (address, port) = match value.parse::<std::net::SocketAddr>() {
                     Ok(both) => (Some(both.ip()), Some(both.port())),
                     Err(_) => match value.strip_prefix(':') {
+                        // It lies in the range already, so it stays.
+                        Some("0-65535" | "1-65535") => (None, None),
                         Some(port) => (None, Some(port.parse().ok()?)),
                         None => (Some(value.parse().ok()?), None),
                     },
