@@ -20,11 +20,15 @@ fn hundreds_of_ports_work_with_every_backend() {
     let remoting = (0..300).map(|i| (20_000 + 3 * i).to_string()).chain(ranges).collect::<Vec<_>>().join(",");
     check_all(&Backend::ALL, |backend, cells| {
         let (pod, other) = Pod::pair();
-        let start = std::time::Instant::now();
-        let finished = init(&pod, &["--backend", backend.name(), "--remoting-port", &remoting]);
+        // Time of the processor, as this machine may be busy with other things.
+        let mut command = std::process::Command::new("bash");
+        command.args(["-c", "TIMEFORMAT=user=%U; time \"$@\"", "bash"]).arg(bypassctl(&[]).get_program());
+        command.args(["init", "--backend", backend.name(), "--remoting-port", &remoting]);
+        let finished = pod.finish(command, "");
+        let user = finished.stderr.rsplit_once("user=").and_then(|(_, seconds)| seconds.trim().parse::<f32>().ok());
         cells.check(format!("{backend} exit code"), &finished.code, &0);
         cells.check(format!("{backend} proven"), &finished.stdout.matches("proven live").count(), &36);
-        cells.check(format!("{backend} within 4 s"), &(start.elapsed().as_secs() < 4), &true);
+        cells.check(format!("{backend} within 4 s: {user:?}"), &user.is_some_and(|user| user < 4.0), &true);
         let listeners = [app(&pod), agent(&pod), peer(&other, &[20_001, 30_005])];
         for family in Family::BOTH {
             for (port, who) in [
