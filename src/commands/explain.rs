@@ -84,5 +84,13 @@ fn question(args: &ExplainArgs) -> Result<Question, Failure> {
         uid,
         gid: args.from_gid.or(uid),
         mark: args.mark,
+        source_ports: source_ports().unwrap_or((1, u16::MAX)),
     })
+}
+
+/// The ports that this pod's kernel chooses from, and, unless somebody has changed it there, a peer's.
+fn source_ports() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some((first.parse().ok()?, last.trim().parse().ok()?))
 }

@@ -241,7 +241,10 @@ fn from_backend(error: BackendError) -> Failure {
         BackendError::Netfilter(error) => from_netfilter(error),
         BackendError::None(_)
         | BackendError::Iptables(
-            IptablesError::Missing(_) | IptablesError::NotPermitted { .. } | IptablesError::Unsupported { .. },
+            IptablesError::Missing(_)
+            | IptablesError::NotPermitted { .. }
+            | IptablesError::Unsupported { .. }
+            | IptablesError::Taken { .. },
         ) => Failure::environment(anyhow::Error::from(error).context("init changed nothing")),
         BackendError::Iptables(_) => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
     }
@@ -249,7 +252,9 @@ fn from_backend(error: BackendError) -> Failure {
 
 fn from_netfilter(error: NetfilterError) -> Failure {
     match error {
-        NetfilterError::Unsupported(_) | NetfilterError::NotPermitted(_) => Failure::environment(error),
+        NetfilterError::Unsupported(_) | NetfilterError::NotPermitted(_) | NetfilterError::Taken { .. } => {
+            Failure::environment(error)
+        }
         _ => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
     }
 }

@@ -17,6 +17,8 @@ use crate::core::ruleset::{Chain, Family, Ruleset};
 
 /// Whom the app runs as, for the questions: anybody but the agent and a mesh.
 const APP_UID: u32 = 1000;
+/// Where Linux takes source ports from, unless it is told otherwise (`net.ipv4.ip_local_port_range`).
+const SOURCE_PORTS: (u16, u16) = (32768, 60999);
 /// Of a list of ports so many ranges are asked about; the rules name them all in one match.
 const MOST_RANGES: usize = 4;
 /// Faults of one kind that are told one by one.
@@ -99,6 +101,7 @@ impl Expectation {
             uid: Some(uid),
             gid: Some(uid),
             mark: 0,
+            source_ports: SOURCE_PORTS,
         };
         let arriving = |port| Question {
             direction: Direction::In,

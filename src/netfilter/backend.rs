@@ -9,6 +9,7 @@ use crate::core::plan::{RedirectPlan, TABLE};
 use crate::core::ruleset::{Ruleset, TableFamily};
 use crate::core::xtables::CHAIN_PREFIX;
 use crate::netfilter::iptables::{self, Held, IptablesError};
+use crate::netfilter::table::is_foreign;
 use crate::netfilter::{Applied, NetfilterError, apply, apply_plan, delete, read};
 
 /// Rules that stand.
@@ -119,7 +120,9 @@ impl Snapshot {
     /// Tools that fail where there are chains of ours.
     pub fn take() -> Result<Self, IptablesError> {
         // A table of ours that cannot be read was no working one, and where there is no nf_tables there is none.
-        let tables = TableFamily::ALL.into_iter().filter_map(|family| read(family, TABLE).ok().flatten());
+        let ours =
+            TableFamily::ALL.into_iter().filter(|family| is_foreign(*family, TABLE).is_ok_and(|foreign| !foreign));
+        let tables = ours.filter_map(|family| read(family, TABLE).ok().flatten());
         let tables = tables.map(|table| table.ruleset).collect();
         let mut iptables = Vec::new();
         for variant in Variant::BOTH {
@@ -192,6 +195,10 @@ impl Snapshot {
 pub fn remove_all() -> Result<Vec<String>, BackendError> {
     let mut removed = Vec::new();
     for family in TableFamily::ALL {
+        if matches!(is_foreign(family, TABLE), Ok(true)) {
+            tracing::warn!("table {} {TABLE} is left alone: bypassctl did not make it", family.name());
+            continue;
+        }
         match delete(family, TABLE) {
             Ok(true) => removed.push(format!("table {} {TABLE}", family.name())),
             Ok(false) | Err(NetfilterError::Unsupported(_)) => {}

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
+use crate::core::plan::{NAT_PRIORITY, RedirectPlan, Substitutes, TABLE};
 use crate::core::ruleset::{Action, Match, Ruleset, TableFamily};
 use crate::core::xtables::CHAIN_PREFIX;
 
@@ -68,6 +68,18 @@ pub enum NetfilterError {
         /// The failure.
         #[source]
         source: io::Error,
+    },
+    /// Somebody else has a table of our name.
+    #[error(
+        "there is a table {0} {table} that bypassctl did not make (none of its chains is a nat chain at priority \
+         {NAT_PRIORITY}), and it is left as it is; nothing was changed. Have whoever made it call it something else, \
+         remove it (`nft delete table {0} {table}`), or use --backend iptables-nft", family.name()
+    )]
+    Taken {
+        /// Its family.
+        family: TableFamily,
+        /// Our table.
+        table: String,
     },
     /// A table of ours holds what we never write.
     #[error(

@@ -13,8 +13,8 @@ use crate::core::ports::{PortRange, PortSet};
 use crate::netfilter::NetfilterError;
 use crate::netfilter::decode::set_name;
 use crate::netfilter::encode::ANONYMOUS_SET;
-use crate::netfilter::socket::{NetfilterSocket, Step};
-use crate::netfilter::table::{dump, step};
+use crate::netfilter::socket::{NetfilterSocket, SetElement, Step};
+use crate::netfilter::table::{set_elements, step};
 
 /// `inet_service` among nft's data types (nftables include/datatype.h, `TYPE_INET_SERVICE`); it only tells nft how to
 /// print.
@@ -69,27 +69,14 @@ pub(super) fn read(
     for expression in rules.iter().flatten() {
         let Expressions::Lookup(attributes) = expression else { continue };
         let Some(name) = set_name(attributes).filter(|name| !sets.contains_key(*name)) else { continue };
-        let request = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(name.to_owned())];
-        let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes: request });
-        let mut boundaries = Vec::new();
-        for (_, message) in dump(socket, family, request)? {
-            if let NfTablesMessage::NewSetElement(message) = message {
-                boundaries.extend(message.attributes.iter().flat_map(elements));
-            }
-        }
+        let boundaries = set_elements(socket, family, table, name)?.iter().filter_map(boundary).collect();
         sets.extend(ports(boundaries).map(|ports| (name.to_owned(), ports)));
     }
     Ok(sets)
 }
 
-fn elements(attribute: &SetElementList) -> Vec<(u16, bool)> {
-    let SetElementList::Elements(list) = attribute else { return Vec::new() };
-    list.iter().filter_map(boundary).collect()
-}
-
 /// A port, and whether it is the first one past an interval.
-fn boundary(element: &ListAttribute<SetElementAttribute>) -> Option<(u16, bool)> {
-    let ListAttribute::Element(attributes) = element else { return None };
+fn boundary(attributes: &SetElement) -> Option<(u16, bool)> {
     let mut port = None;
     let mut is_end = false;
     for attribute in attributes {

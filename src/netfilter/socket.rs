@@ -5,10 +5,11 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator, Parseable as _,
 };
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
-use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::nftables::{NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -71,7 +72,7 @@ impl NetfilterSocket {
 
     fn acknowledgement(&self, last: usize) -> Result<(), TransactionError> {
         loop {
-            for message in self.receive().map_err(TransactionError::Socket)? {
+            for message in self.receive::<NetfilterMessage>().map_err(TransactionError::Socket)? {
                 let NetlinkPayload::Error(error) = message.payload else { continue };
                 let step = message.header.sequence_number as usize;
                 match error.code {
@@ -98,7 +99,7 @@ impl NetfilterSocket {
         let found = self.dump_all(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request))?;
         Ok(found
             .into_iter()
-            .filter_map(|message| match message.inner {
+            .filter_map(|message: NetfilterMessage| match message.inner {
                 NetfilterMessageInner::NfTables(inner) => Some((message.header.family, inner)),
                 _ => None,
             })
@@ -111,14 +112,27 @@ impl NetfilterSocket {
         let found = self.dump_all(NetfilterMessage::new(header, ConntrackMessage::Get(vec![])))?;
         Ok(found
             .into_iter()
-            .filter_map(|message| match message.inner {
+            .filter_map(|message: NetfilterMessage| match message.inner {
                 NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) => Some(attributes),
                 _ => None,
             })
             .collect())
     }
 
-    fn dump_all(&self, request: NetfilterMessage) -> io::Result<Vec<NetfilterMessage>> {
+    /// The elements of a set.
+    pub(super) fn set_elements(
+        &self,
+        family: NetfilterProtoFamily,
+        table: &str,
+        set: &str,
+    ) -> io::Result<Vec<SetElement>> {
+        let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
+        let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        let found = self.dump_all(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request))?;
+        Ok(found.into_iter().flat_map(|SetElements(elements)| elements).collect())
+    }
+
+    fn dump_all<M: NetlinkDeserializable>(&self, request: NetfilterMessage) -> io::Result<Vec<M>> {
         let mut buffer = Vec::new();
         emit(&mut buffer, 1, NLM_F_DUMP, request);
         self.0.send(&buffer, 0)?;
@@ -135,7 +149,7 @@ impl NetfilterSocket {
         }
     }
 
-    fn receive(&self) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+    fn receive<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         self.0.recv(&mut buffer, 0)?;
         let mut messages = Vec::new();
@@ -154,6 +168,36 @@ impl NetfilterSocket {
         if bytes > 100 * 1024 {
             let _ = setsockopt(&self.0, sockopt::SndBufForce, &(2 * bytes));
         }
+    }
+}
+
+/// What is known of an element of a set.
+pub(super) type SetElement = Vec<SetElementAttribute>;
+
+/// One message's elements. The crate's own reading of the list prints all of it once an element, in case an error needs it,
+/// so that a thousand ports take seconds.
+struct SetElements(Vec<SetElement>);
+
+impl NetlinkDeserializable for SetElements {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        /// `struct nfgenmsg` and `NFTA_SET_ELEM_LIST_ELEMENTS` (linux/netfilter/nfnetlink.h, nf_tables.h).
+        const HEADER: usize = 4;
+        const ELEMENTS: u16 = 3;
+        let mut elements = Vec::new();
+        for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+            let attribute = attribute?;
+            if attribute.kind() != ELEMENTS {
+                continue;
+            }
+            for element in NlasIterator::new(attribute.value()) {
+                let element = element?;
+                let parts = NlasIterator::new(element.value()).map(|part| SetElementAttribute::parse(&part?));
+                elements.push(parts.collect::<Result<_, _>>()?);
+            }
+        }
+        Ok(Self(elements))
     }
 }
 

@@ -187,3 +187,50 @@ fn a_backend_holds_or_refuses_as_documented() {
         cells.check(format!("{case} [{wrong}]"), &outcome, &expected(case));
     });
 }
+
+/// A mesh of the same iptables that takes its rules and routes away, and makes them again, as Istio's clean-up and re-run and
+/// ambient's delete and re-create do, leaves a tool's rules as they were; and they hold all the while.
+#[test]
+fn a_mesh_that_goes_and_comes_back_leaves_a_tools_rules_alone() {
+    let cases = meshes().filter(|mesh| mesh.backend() != Backend::Nft && !mesh.inserts).map(|mesh| Case {
+        backend: mesh.backend(),
+        mesh,
+        order: Order::MeshFirst,
+        mode: "capture",
+    });
+    check_all(&cases.collect::<Vec<_>>(), |case, cells| {
+        let (pod, other) = Pod::pair();
+        case.mesh.load(&pod);
+        must_init(&pod, &["--backend", case.backend.name()]);
+        let ours = ours(&pod);
+        cells.check(format!("{case} there"), &ours.is_empty(), &false);
+        for _ in 0..2 {
+            case.mesh.unload(&pod);
+            cells.check(format!("{case} ours, the mesh gone"), &self::ours(&pod), &ours);
+            let listeners = [app(&pod), agent(&pod), peer(&other, &[])];
+            for family in Family::BOTH {
+                for (from, to, remoting, control) in
+                    [(&pod, &other, "agent-outbound", "peer"), (&other, &pod, "agent-inbound", "app")]
+                {
+                    for (port, who) in [(REMOTING, remoting), (CONTROL, control)] {
+                        let to = to.at(family, port);
+                        let cell = format!("{case} to {to}, the mesh gone");
+                        cells.check(cell, &call(from, APP, to), &Answer::from(who, to));
+                    }
+                }
+            }
+            drop(listeners);
+            case.mesh.load(&pod);
+            cells.check(format!("{case} ours, the mesh back"), &self::ours(&pod), &ours);
+            cells.check(format!("{case} strays, the mesh back"), &strays(case, &pod, &other), &String::new());
+        }
+    });
+}
+
+fn ours(pod: &Pod) -> String {
+    rules(pod)
+        .lines()
+        .filter(|line| line.contains("BYPASSCTL") && line.contains("-save"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -6,9 +6,10 @@ use bypassctl::core::ruleset::Family;
 use serde_json::Value;
 
 use crate::support::init::bypassctl;
+use crate::support::mesh::{ISTIO, ISTIO_DNS, ISTIO_LEGACY};
 use crate::support::pod::Pod;
-use crate::support::probe::{Answer, Identity, Listener, call};
-use crate::support::roles::{AGENT, APP, APP_PORTS, MESH, agent, app, mesh_proxy, peer};
+use crate::support::probe::{Answer, Identity, Listener, ask, call};
+use crate::support::roles::{AGENT, APP, APP_PORTS, LOOPBACKS, MESH, agent, app, mesh_proxy, peer};
 use crate::support::setup::{Cells, Order, Setup, check_all};
 
 /// The answer as JSON.
@@ -30,6 +31,7 @@ fn told(answer: &Value) -> String {
         ("straight" | "redirected", _) if local && end["listening"] == false => "refused",
         ("straight" | "redirected", 15001) if local => "mesh-outbound",
         ("straight" | "redirected", 15006) if local => "mesh-inbound",
+        ("straight" | "redirected", 15053) if local => "mesh-dns",
         ("straight" | "redirected", 15552) if local => "agent-outbound",
         ("straight" | "redirected", 15553) if local => "agent-inbound",
         ("straight", _) if local => "app",
@@ -50,30 +52,34 @@ fn seen(answer: Answer) -> String {
 }
 
 fn fill(setup: Setup, with_ours: bool, cells: &mut Cells) {
-    let (pod, other) = if with_ours { setup.build(&["--no-verify"]) } else { bare(setup) };
-    let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
+    let built = if with_ours { setup.build(&["--no-verify"]) } else { bare(setup) };
+    compare(setup, if with_ours { "ours" } else { "no ours" }, &built, cells);
+}
+
+fn compare(setup: Setup, rules: &str, (pod, other): &(Pod, Pod), cells: &mut Cells) {
+    let _listeners = [app(pod), agent(pod), mesh_proxy(pod, setup.mesh), peer(other, &[])];
     let mut outgoing = vec![APP, AGENT, MESH];
     outgoing.extend(setup.mesh.map(|mesh| mesh.proxy()).filter(|proxy| *proxy != MESH));
     for family in Family::BOTH {
         for port in APP_PORTS {
             let arriving = pod.at(family, port);
             let to_app =
-                explain(&pod, &["--in", "--to", &arriving.to_string(), "--from", &other.address(family).to_string()]);
-            let cell = format!("{setup} ours {with_ours} in to {arriving}");
-            cells.check(cell, &told(&to_app), &seen(call(&other, APP, arriving)));
+                explain(pod, &["--in", "--to", &arriving.to_string(), "--from", &other.address(family).to_string()]);
+            let cell = format!("{setup} {rules} in to {arriving}");
+            cells.check(cell, &told(&to_app), &seen(call(other, APP, arriving)));
             for who in &outgoing {
                 for to in [other.at(family, port), arriving] {
-                    compare_outgoing(setup, with_ours, &pod, *who, to, cells);
+                    compare_outgoing(setup, rules, pod, *who, to, cells);
                 }
             }
         }
     }
 }
 
-fn compare_outgoing(setup: Setup, with_ours: bool, pod: &Pod, who: Identity, to: SocketAddr, cells: &mut Cells) {
+fn compare_outgoing(setup: Setup, rules: &str, pod: &Pod, who: Identity, to: SocketAddr, cells: &mut Cells) {
     let (uid, mark) = (who.uid.to_string(), who.mark.unwrap_or_default().to_string());
     let answer = explain(pod, &["--to", &to.to_string(), "--from-uid", &uid, "--mark", &mark]);
-    let cell = format!("{setup} ours {with_ours} uid {uid} mark {mark} to {to}");
+    let cell = format!("{setup} {rules} uid {uid} mark {mark} to {to}");
     cells.check(cell, &told(&answer), &seen(call(pod, who, to)));
 }
 
@@ -96,6 +102,44 @@ fn under_our_rules_explain_says_what_a_real_connection_does() {
 fn without_our_rules_explain_says_what_a_real_connection_does() {
     let setups: Vec<_> = Setup::all().into_iter().filter(|setup| setup.order == Order::MeshFirst).collect();
     check_all(&setups, |setup, cells| fill(*setup, false, cells));
+}
+
+/// The same by the rules of either iptables: bindings to every port, and rules that look at source ports. A mesh of the other
+/// iptables has chains of the same priority, and there explain is unsure.
+#[test]
+fn under_a_tools_rules_explain_says_what_a_real_connection_does() {
+    let cases =
+        ["none iptables-nft", "istio_iptnft iptables-nft", "none iptables-legacy", "istio_legacy iptables-legacy"];
+    check_all(&cases, |case, cells| {
+        let (mesh, backend) = case.split_once(' ').expect("a mesh and a backend");
+        let mesh = [ISTIO, ISTIO_LEGACY].into_iter().find(|one| one.name == mesh);
+        let setup = Setup { mesh, order: Order::MeshFirst };
+        compare(setup, backend, &setup.build(&["--no-verify", "--backend", backend]), cells);
+    });
+}
+
+/// DNS over UDP under a mesh that captures it: the app's goes to the mesh, the agent's and the mesh proxy's own do not, and
+/// explain says so, in both orders and families.
+#[test]
+fn of_captured_dns_explain_says_what_a_real_datagram_does() {
+    const DNS: u16 = 53;
+    let setups: Vec<_> =
+        [Order::OursFirst, Order::MeshFirst].map(|order| Setup { mesh: Some(ISTIO_DNS), order }).into();
+    check_all(&setups, |setup, cells| {
+        let (pod, other) = setup.build(&["--no-verify"]);
+        let captures = LOOPBACKS.map(|ip| Listener::udp(&pod, "mesh-dns", MESH, SocketAddr::new(ip, 15053)));
+        for family in Family::BOTH {
+            let to = other.at(family, DNS);
+            let _server = Listener::udp(&other, "peer", APP, to);
+            for (who, expected) in [(APP, "mesh-dns"), (MESH, "peer"), (AGENT, "peer")] {
+                let answer = explain(&pod, &["--udp", "--to", &to.to_string(), "--from-uid", &who.uid.to_string()]);
+                let cell = format!("{setup} uid {} to {to}", who.uid);
+                cells.check(format!("{cell}, told"), &told(&answer), &expected.to_owned());
+                cells.check(format!("{cell}, seen"), &seen(ask(&pod, who, to)), &expected.to_owned());
+            }
+        }
+        drop(captures);
+    });
 }
 
 /// Of chains of one priority the one registered last runs first; where tables differ in that, explain says that it cannot

@@ -7,6 +7,8 @@
 mod support;
 
 mod backends;
+mod bad_input;
+mod confined;
 mod drift;
 mod explain;
 mod lifecycle;

@@ -137,7 +137,7 @@ fn what_others_put_beside_our_chains_stays() {
         let (pod, _peer) = Pod::pair();
         let tool = backend.name();
         pod.sh(&format!("{tool} -w -t nat -N BYPASSCTL_OUTPUT"));
-        pod.sh(&format!("{tool} -w -t nat -A BYPASSCTL_OUTPUT -p tcp --dport 9 -j ACCEPT"));
+        pod.sh(&format!("{tool} -w -t nat -A BYPASSCTL_OUTPUT -p tcp --dport 9 -m comment --comment old -j ACCEPT"));
         pod.sh(&format!("{tool} -w -t nat -N BYPASSCTL_HALF"));
         must_init(&pod, &by(backend));
         pod.sh(&format!("{tool} -w -t mangle -A PREROUTING -p tcp --dport 7 -j ACCEPT"));

@@ -45,7 +45,7 @@ pub(crate) const ISTIO_TPROXY: Mesh =
 pub(crate) const AMBIENT: Mesh = Mesh { mark: Some(0x539), ..by_uid("ambient_iptnft", 0, Programmer::IptablesNft) };
 
 /// Every mesh that there is test data of.
-pub(crate) const MESHES: [Mesh; 7] = [
+pub(crate) const MESHES: [Mesh; 8] = [
     ISTIO,
     ISTIO_LEGACY,
     by_uid("istio_native", 1337, Programmer::Nft { table: "inet istio-proxy-nat" }),
@@ -53,13 +53,18 @@ pub(crate) const MESHES: [Mesh; 7] = [
     AMBIENT,
     LINKERD,
     KUMA,
+    by_uid("consul_iptnft", 5995, Programmer::IptablesNft),
 ];
 
 const LINKERD: Mesh = by_uid("linkerd_iptnft", 1337, Programmer::IptablesNft);
 const KUMA: Mesh = by_uid("kuma_auto", 65534, Programmer::IptablesNft);
 
+/// Istio told to capture DNS and to drop what conntrack holds for invalid.
+pub(crate) const ISTIO_DNS: Mesh = by_uid("istio-dns_iptnft", 1337, Programmer::IptablesNft);
+
 /// What `MESHES` has not: Kuma told to insert its rules, and everything by legacy iptables, whose language is the same.
-pub(crate) const VARIANTS: [Mesh; 6] = [
+pub(crate) const VARIANTS: [Mesh; 7] = [
+    ISTIO_DNS,
     Mesh { name: "kuma_insert", inserts: true, ..KUMA },
     Mesh { name: "kuma_legacy", programmer: Programmer::IptablesLegacy, ..KUMA },
     Mesh { name: "kuma_insert_legacy", programmer: Programmer::IptablesLegacy, inserts: true, ..KUMA },
@@ -123,6 +128,35 @@ impl Mesh {
                 pod.sh(&format!("{tool}-{kind} -w -t {table} -F"));
                 pod.sh(&format!("{tool}-{kind} -w -t {table} -X"));
             }
+        }
+    }
+
+    /// Takes away what the mesh put in, rule by rule, with its policy routing, and nothing of anybody else's in those tables.
+    pub(crate) fn unload(&self, pod: &Pod) {
+        for (family, tool, _) in FAMILIES {
+            let kind = if self.programmer == Programmer::IptablesNft { "nft" } else { "legacy" };
+            let mut script = String::new();
+            let dump = self.dump(family);
+            for table in dump.split_inclusive("COMMIT\n").filter(|table| table.contains('*')) {
+                let chains: Vec<&str> =
+                    table.lines().filter_map(|l| l.strip_prefix(':')?.strip_suffix(" - [0:0]")).collect();
+                let built_in = |line: &&str| !chains.iter().any(|chain| line.starts_with(&format!("-A {chain} ")));
+                let rules = table.lines().filter(|line| line.starts_with("-A ")).filter(built_in);
+                script += &table
+                    .lines()
+                    .filter(|line| line.starts_with('*'))
+                    .map(|line| format!("{line}\n"))
+                    .collect::<String>();
+                script += &chains.iter().map(|chain| format!(":{chain} - [0:0]\n")).collect::<String>();
+                script += &rules.map(|rule| format!("-D {}\n", &rule[3..])).collect::<String>();
+                script += &chains.iter().map(|chain| format!("-X {chain}\n")).collect::<String>();
+                script += "COMMIT\n";
+            }
+            pod.feed(&format!("{tool}-{kind}-restore --noflush"), &script);
+        }
+        for (ip, mark, table) in self.policy_routes() {
+            pod.sh(&format!("{ip} rule del fwmark {mark} lookup {table}"));
+            pod.sh(&format!("{ip} route del local default dev lo table {table}"));
         }
     }
 

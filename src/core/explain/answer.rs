@@ -42,6 +42,9 @@ pub struct Question {
     pub gid: Option<u32>,
     /// The mark that its socket gives it.
     pub mark: u32,
+    /// Of which source ports the kernel chooses one, first and last.
+    #[serde(skip)]
+    pub source_ports: (u16, u16),
 }
 
 /// Which way a packet goes.

@@ -1,7 +1,7 @@
 //! Whose rules these are, by the names that their programmers give chains and tables.
 
-use crate::core::explain::filters::{Rule, Statement, Step, Table};
-use crate::core::plan::TABLE;
+use crate::core::explain::filters::{Base, Kind, Rule, Statement, Step, Table};
+use crate::core::plan::{NAT_PRIORITY, TABLE};
 
 /// How chain names begin, or tables; the more telling first. Of the tools' sources: istio tools/istio-iptables/pkg/constants and
 /// cni/pkg/iptables, linkerd2-proxy-init pkg/iptables, kuma pkg/transparentproxy/iptables/consts, consul sdk/iptables.
@@ -27,7 +27,7 @@ const NAMES: [(&str, &str); 15] = [
 #[must_use]
 pub fn of(table: &Table, chain: &str, rule: Option<&Rule>) -> Option<&'static str> {
     if table.name == TABLE {
-        return Some("bypassctl");
+        return is_ours(table).then_some("bypassctl");
     }
     // Ambient is Istio, and shares a chain's name with it.
     let ambient = table.chains.iter().any(|chain| by_name(&chain.name) == Some("Istio ambient"));
@@ -40,6 +40,12 @@ pub fn of(table: &Table, chain: &str, rule: Option<&Rule>) -> Option<&'static st
     });
     let named = by_name(chain).or_else(|| target.and_then(by_name)).or_else(|| by_name(&table.name));
     named.or_else(|| only_owner(table)).map(refine)
+}
+
+/// As `netfilter` tells it before it replaces one: by the place of its nat chains.
+fn is_ours(table: &Table) -> bool {
+    let ours = |base: &Base| base.kind == Kind::Nat && base.priority == NAT_PRIORITY;
+    table.chains.iter().any(|chain| chain.base.as_ref().is_some_and(ours))
 }
 
 /// A rule in a chain that everybody shares is most likely of the one who has chains of his own beside it.

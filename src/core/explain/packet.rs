@@ -8,11 +8,6 @@ use crate::core::ruleset::{Family, Side};
 /// `IPPROTO_TCP`, `IPPROTO_UDP` (RFC 9293, RFC 768).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// Where kernels take the source ports of new connections from: Linux from 32768 to 60999 (`ip_local_port_range`),
-/// others from 49152 up (RFC 6335).
-const EPHEMERAL: (u128, u128) = (32768, 65535);
-/// All bits of a port.
-const PORT_BITS: u128 = 0xffff;
 /// SYN alone.
 const SYN: u128 = 0x02;
 
@@ -36,6 +31,8 @@ pub struct Packet {
     pub source: Option<IpAddr>,
     /// Where it is going.
     pub destination: IpAddr,
+    /// Of which ports the source port is one, first and last.
+    pub source_ports: (u16, u16),
     /// Destination port.
     pub port: u16,
     /// User and group id of the socket that sends, as long as the packet has one.
@@ -63,10 +60,10 @@ pub enum Truth {
 
 enum Value {
     Is(u128),
-    /// One of these, both included.
-    Between(u128, u128),
     /// There is no such thing: the rule ends, negated or not (`NFT_BREAK`).
     Absent,
+    /// One of these, first to last.
+    Among(u128, u128),
     Unknown,
 }
 
@@ -105,19 +102,13 @@ impl Packet {
                 let inside = test.ranges.iter().any(|(first, last)| (*first..=*last).contains(&value));
                 (inside != test.negated).into()
             }
-            Value::Between(first, last) => {
-                let (covered, touched) = test.ranges.iter().fold((false, false), |(covered, touched), (from, to)| {
-                    (covered || (*from <= first && last <= *to), touched || (*from <= last && first <= *to))
-                });
-                match (covered, touched) {
-                    _ if test.mask & PORT_BITS != PORT_BITS => Truth::Unknown,
-                    (true, _) => (!test.negated).into(),
-                    (false, false) => test.negated.into(),
-                    (false, true) => Truth::Unknown,
-                }
-            }
             Value::Absent => Truth::No,
-            Value::Unknown => Truth::Unknown,
+            Value::Among(low, high) if test.mask & 0xffff == 0xffff => {
+                let holds_all = test.ranges.iter().any(|(first, last)| *first <= low && high <= *last);
+                let holds_none = test.ranges.iter().all(|(first, last)| *last < low || high < *first);
+                if holds_all || holds_none { (holds_all != test.negated).into() } else { Truth::Unknown }
+            }
+            Value::Among(..) | Value::Unknown => Truth::Unknown,
         }
     }
 
@@ -135,7 +126,8 @@ impl Packet {
             Field::Source(family) if family != self.family() => Value::Absent,
             Field::Source(family) => self.source.map_or(Value::Unknown, |source| address(family, source)),
             Field::Destination(family) => address(family, self.destination),
-            Field::SourcePort => Value::Between(EPHEMERAL.0, EPHEMERAL.1),
+            // The caller's kernel chooses it.
+            Field::SourcePort => Value::Among(self.source_ports.0.into(), self.source_ports.1.into()),
             Field::DestinationPort => Value::Is(self.port.into()),
             Field::TcpFlags if self.udp => Value::Absent,
             Field::TcpFlags => Value::Is(SYN),

@@ -33,7 +33,18 @@ fn address(text: &str) -> IpAddr {
 fn question(direction: Direction, to: &str) -> Question {
     let uid = (direction == Direction::Out).then_some(1000);
     let from = (direction == Direction::In).then(|| address("10.77.0.12"));
-    Question { direction, protocol: Protocol::Tcp, to: address(to), port: 2552, from, uid, gid: uid, mark: 0 }
+    let source_ports = (32768, 60999);
+    Question {
+        direction,
+        protocol: Protocol::Tcp,
+        to: address(to),
+        port: 2552,
+        from,
+        uid,
+        gid: uid,
+        mark: 0,
+        source_ports,
+    }
 }
 
 /// Tables of their own, oldest first, each with one base chain.

@@ -42,6 +42,7 @@ pub(super) fn walk(filters: &Filters, asked: &Question, surroundings: &dyn Surro
             udp: asked.protocol == Protocol::Udp,
             source: asked.from,
             destination: asked.to,
+            source_ports: asked.source_ports,
             port: asked.port,
             owner: asked.uid.map(|uid| (uid, asked.gid.unwrap_or(uid))),
             mark: asked.mark,

@@ -56,30 +56,25 @@ impl Holding {
     }
 
     /// What of our chains, those whose names begin with `prefix`, the text of `iptables-save` shows; counters are passed
-    /// over.
+    /// over, and so are [`foreign_chains`].
     #[must_use]
     pub fn parse(saved: &str, prefix: &str) -> Self {
-        let mut tables: Vec<HeldTable> = Vec::new();
-        let jump = format!(" -j {prefix}");
-        for line in saved.lines() {
-            if let Some(name) = line.strip_prefix('*') {
-                let name = name.to_owned();
-                tables.push(HeldTable { name, chains: Vec::new(), jumps: Vec::new(), rules: Vec::new() });
-            }
-            let Some(table) = tables.last_mut() else { continue };
-            let rule = line.split_once("-A ").filter(|(before, _)| before.is_empty() || before.starts_with('['));
-            if let Some(chain) = line.strip_prefix(':').filter(|chain| chain.starts_with(prefix)) {
-                table.chains.extend(chain.split(' ').next().map(str::to_owned));
-            } else if let Some((_, rule)) = rule {
-                if rule.starts_with(prefix) {
-                    table.rules.push(rule.to_owned());
-                } else if rule.contains(&jump) {
-                    table.jumps.push(rule.to_owned());
-                }
-            }
+        let mut tables = named(saved, prefix);
+        for table in &mut tables {
+            let of = |rule: &String| rule.split(' ').next().unwrap_or_default().to_owned();
+            let foreign: Vec<String> = table.chains.iter().filter(|chain| is_foreign(table, chain)).cloned().collect();
+            table.chains.retain(|chain| !foreign.contains(chain));
+            table.rules.retain(|rule| !foreign.contains(&of(rule)));
+            table.jumps.retain(|jump| jump.rsplit(' ').next().is_some_and(|to| table.chains.iter().any(|c| c == to)));
         }
         tables.retain(|table| !table.chains.is_empty());
         Self { tables }
+    }
+
+    /// Whether the table has the chain.
+    #[must_use]
+    pub fn has_chain(&self, table: &str, chain: &str) -> bool {
+        self.table(table).is_some_and(|table| table.chains.iter().any(|other| other == chain))
     }
 
     /// Whether there is nothing of ours.
@@ -97,6 +92,46 @@ impl Holding {
     fn table(&self, name: &str) -> Option<&HeldTable> {
         self.tables.iter().find(|table| table.name == name)
     }
+}
+
+/// Chains, each after its table, that are named like ours and are somebody else's: every rule of ours has a comment, and
+/// none in there has.
+#[must_use]
+pub fn foreign_chains(saved: &str, prefix: &str) -> Vec<(String, String)> {
+    let of_table = |table: &HeldTable| -> Vec<_> {
+        let foreign = table.chains.iter().filter(|chain| is_foreign(table, chain));
+        foreign.map(|chain| (table.name.clone(), chain.clone())).collect()
+    };
+    named(saved, prefix).iter().flat_map(of_table).collect()
+}
+
+fn is_foreign(table: &HeldTable, chain: &str) -> bool {
+    let mut rules = table.rules.iter().filter(|rule| rule.split(' ').next() == Some(chain)).peekable();
+    rules.peek().is_some() && rules.all(|rule| !rule.contains("-m comment --comment "))
+}
+
+/// Chains whose names begin with `prefix`, and jumps to such, by table.
+fn named(saved: &str, prefix: &str) -> Vec<HeldTable> {
+    let mut tables: Vec<HeldTable> = Vec::new();
+    let jump = format!(" -j {prefix}");
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            let name = name.to_owned();
+            tables.push(HeldTable { name, chains: Vec::new(), jumps: Vec::new(), rules: Vec::new() });
+        }
+        let Some(table) = tables.last_mut() else { continue };
+        let rule = line.split_once("-A ").filter(|(before, _)| before.is_empty() || before.starts_with('['));
+        if let Some(chain) = line.strip_prefix(':').filter(|chain| chain.starts_with(prefix)) {
+            table.chains.extend(chain.split(' ').next().map(str::to_owned));
+        } else if let Some((_, rule)) = rule {
+            if rule.starts_with(prefix) {
+                table.rules.push(rule.to_owned());
+            } else if rule.contains(&jump) {
+                table.jumps.push(rule.to_owned());
+            }
+        }
+    }
+    tables
 }
 
 /// The script for `iptables-restore --noflush` that leads from what stands to what is wanted. Declaring a chain makes it

@@ -55,7 +55,8 @@ pub(super) fn steps(is_target: bool, attributes: &[DefaultNla], family: Family) 
     let revision = attribute_u32(attributes, REVISION).unwrap_or_default();
     let info = Info(attribute(attributes, INFO).unwrap_or_default());
     if is_target {
-        if HARMLESS.contains(&name.as_str()) {
+        // Without XT_CT_NOTRACK, CT sets a zone, a helper or a timeout, in all of which a first packet is new.
+        if HARMLESS.contains(&name.as_str()) || name == "CT" && info.u16(0).is_some_and(|flags| flags & 1 == 0) {
             return Vec::new();
         }
         let statement = target(&name, revision, &info, family);
@@ -230,21 +231,18 @@ fn target(name: &str, revision: u32, info: &Info, family: Family) -> Option<Stat
 }
 
 /// Address and port of `struct nf_nat_ipv4_multi_range_compat` (rangesize, flags, min_ip, max_ip, min, max) for IPv4's
-/// revision 0, and of `struct nf_nat_range` (flags, min_addr, max_addr, min_proto, max_proto) else.
+/// revision 0, and of `struct nf_nat_range` (flags, min_addr, max_addr, min_proto, max_proto) else. A port that lies in the range
+/// already stays (net/netfilter/nf_nat_core.c, `get_unique_tuple`), so all ports are none; which of fewer it would be is unknown.
 fn range(info: &Info, revision: u32, family: Family) -> Option<(Option<IpAddr>, Option<u16>)> {
     let (flags_at, address_at, port_at) = if revision == 0 && family == Family::V4 { (4, 8, 16) } else { (0, 4, 36) };
     let flags = info.u32(flags_at)?;
     let address = if flags & MAP_IPS != 0 { Some(info.address(address_at, family)?) } else { None };
-    let port = if flags & PROTO_SPECIFIED == 0 {
-        None
-    } else {
-        match (info.port(port_at)?, info.port(port_at + 2)?) {
-            (first, last) if first == last => Some(first),
-            // A port that lies in the range already is kept (net/netfilter/nf_nat_core.c, get_unique_tuple).
-            (..=1, u16::MAX) => None,
-            // Which port of the range it becomes, nobody can say beforehand.
-            _ => return None,
-        }
+    let port = match (info.port(port_at)?, info.port(port_at + 2)?) {
+        _ if flags & PROTO_SPECIFIED == 0 => None,
+        // A port that lies in the range already is kept (net/netfilter/nf_nat_core.c, get_unique_tuple).
+        (0 | 1, u16::MAX) => None,
+        (first, last) if first == last => Some(first),
+        _ => return None,
     };
     Some((address, port))
 }

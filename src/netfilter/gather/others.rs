@@ -12,11 +12,14 @@ use crate::netfilter::gather::sets::number;
 
 /// Where values of other expressions stand (linux/netfilter/nf_tables.h).
 const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
+const NFTA_REDIR_REG_PROTO_MAX: u16 = 2;
 const NFTA_TPROXY_REG_ADDR: u16 = 2;
 const NFTA_TPROXY_REG_PORT: u16 = 3;
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_DIRECTION: u16 = 3;
 const NFT_CT_STATE: u32 = 0;
+const NFT_CT_ZONE: u32 = 17;
 const NFTA_FIB_F_SADDR: u32 = 1;
 const NFTA_RANGE_SREG: u16 = 1;
 const NFTA_RANGE_OP: u16 = 2;
@@ -24,6 +27,11 @@ const NFTA_RANGE_FROM: u16 = 3;
 const NFTA_RANGE_TO: u16 = 4;
 const NFTA_BYTEORDER_SREG: u16 = 1;
 const NFTA_BYTEORDER_DREG: u16 = 2;
+
+/// Of a range of ports two registers hold the ends, and which one is taken cannot be known.
+fn one_port(first: u32, last: Option<u32>) -> bool {
+    last.is_none_or(|last| last == first)
+}
 
 impl Decoder<'_> {
     pub(super) fn other(&mut self, name: &str, attributes: &[DefaultNla]) -> Option<()> {
@@ -38,7 +46,9 @@ impl Decoder<'_> {
             "reject" => self.does(Statement::Reject),
             "masq" => self.does(Statement::Nat(Nat::Source)),
             "redir" => {
-                let port = register(NFTA_REDIR_REG_PROTO_MIN).map(|register| self.port(register));
+                let port = register(NFTA_REDIR_REG_PROTO_MIN);
+                let port =
+                    port.map(|first| self.port(first).filter(|_| one_port(first, register(NFTA_REDIR_REG_PROTO_MAX))));
                 let statement = match port {
                     Some(None) => Statement::Unknown("redirect".to_owned()),
                     port => Statement::Nat(Nat::Redirect(port.flatten())),
@@ -48,7 +58,9 @@ impl Decoder<'_> {
             "nat" if register(NFTA_NAT_TYPE)? != NFT_NAT_DNAT => self.does(Statement::Nat(Nat::Source)),
             "nat" => {
                 let address = register(NFTA_NAT_REG_ADDR_MIN).map(|register| self.address(register));
-                let port = register(NFTA_NAT_REG_PROTO_MIN).map(|register| self.port(register));
+                let port = register(NFTA_NAT_REG_PROTO_MIN);
+                let port =
+                    port.map(|first| self.port(first).filter(|_| one_port(first, register(NFTA_NAT_REG_PROTO_MAX))));
                 let statement = match (address, port) {
                     (Some(None), _) | (_, Some(None)) => Statement::Unknown("dnat".to_owned()),
                     (address, port) => {
@@ -64,6 +76,8 @@ impl Decoder<'_> {
             }
             "ct" => match (register(NFTA_CT_KEY)?, register(NFTA_CT_DREG), register(NFTA_CT_SREG)) {
                 (NFT_CT_MARK, None, Some(from)) => self.set_mark(MarkOf::Connection, from),
+                // In any zone a first packet is new.
+                (NFT_CT_ZONE, None, Some(_)) => Some(()),
                 (key, Some(to), _) => {
                     let loaded = match key {
                         NFT_CT_MARK => host(Field::ConnectionMark),

@@ -1,14 +1,11 @@
 //! What is in the sets that rules look up.
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementFlags, SetElementList,
-    SetElementMessage,
-};
+use netlink_packet_netfilter::nftables::{DataAttribute, SetElementAttribute, SetElementFlags};
 
 use crate::netfilter::NetfilterError;
-use crate::netfilter::socket::NetfilterSocket;
-use crate::netfilter::table::dump;
+use crate::netfilter::socket::{NetfilterSocket, SetElement};
+use crate::netfilter::table::set_elements;
 
 /// A set's elements as they come: key, and whether it is the first one past an interval; `None` where that does not
 /// say all.
@@ -21,26 +18,17 @@ pub(super) fn elements(
     table: &str,
     set: &str,
 ) -> Result<Elements, NetfilterError> {
-    let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
-    let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
     let mut found = Some(Vec::new());
-    for (_, message) in dump(socket, protocol, request)? {
-        let NfTablesMessage::NewSetElement(message) = message else { continue };
-        for attribute in &message.attributes {
-            let SetElementList::Elements(list) = attribute else { continue };
-            for listed in list {
-                match (element(listed), &mut found) {
-                    (Some(element), Some(found)) => found.push(element),
-                    _ => found = None,
-                }
-            }
+    for listed in set_elements(socket, protocol, table, set)? {
+        match (element(&listed), &mut found) {
+            (Some(element), Some(found)) => found.push(element),
+            _ => found = None,
         }
     }
     Ok(found)
 }
 
-fn element(element: &ListAttribute<SetElementAttribute>) -> Option<(Vec<u8>, bool)> {
-    let ListAttribute::Element(attributes) = element else { return None };
+fn element(attributes: &SetElement) -> Option<(Vec<u8>, bool)> {
     let (mut key, mut is_end) = (None, false);
     for attribute in attributes {
         match attribute {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::core::backend::Variant;
-use crate::core::render::iptables::{HeldTable, Holding, script};
+use crate::core::render::iptables::{HeldTable, Holding, foreign_chains, script};
 use crate::core::ruleset::{Family, TableFamily};
 use crate::core::xtables::{CHAIN_PREFIX, XtChain};
 use crate::netfilter::foreign::{NamedChain, iptables_chains, nat_chains_up_to};
@@ -145,6 +145,12 @@ pub fn held(variant: Variant, prefix: &'static str) -> Result<Option<Held>, Ipta
             Err(IptablesError::Missing(_)) if variant == Variant::Legacy => continue,
             Err(error) => return Err(error),
         };
+        for (table, chain) in foreign_chains(&saved, prefix) {
+            tracing::warn!(
+                "chain {chain} of {}'s table {table} is left alone: bypassctl did not make it",
+                family.name()
+            );
+        }
         families.push((family, Holding::parse(&saved, prefix)));
     }
     Ok((!families.is_empty()).then_some(Held { variant, families }))
@@ -271,7 +277,12 @@ fn lead_to(
 ) -> Result<(Holding, Holding), IptablesError> {
     let mut attempt = 1;
     loop {
-        let before = Holding::parse(&tool::save(variant, family)?, prefix);
+        let saved = tool::save(variant, family)?;
+        let before = Holding::parse(&saved, prefix);
+        let mut foreign = foreign_chains(&saved, prefix).into_iter();
+        if let Some((table, chain)) = foreign.find(|(table, chain)| wanted.has_chain(table, chain)) {
+            return Err(IptablesError::Taken { variant, family, table, chain });
+        }
         let marked = with_markers(variant, family, &before, wanted);
         let script = script(&before, &marked);
         if script.is_empty() {

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::core::backend::Variant;
+use crate::core::backend::{Backend, Variant};
 use crate::core::ruleset::Family;
 
 /// Where the tools are if `PATH` does not say.
@@ -74,6 +74,22 @@ pub enum IptablesError {
         lock: String,
         /// Who holds it.
         holder: String,
+    },
+    /// Somebody else has a chain of our name.
+    #[error(
+        "there is a chain {chain} in table {table} of {} {} that bypassctl did not make (no rule in it says what for), and \
+         it is left as it is. Have whoever made it call it something else, remove it, or use --backend nft",
+        Backend::Iptables(*.variant), .family.name()
+    )]
+    Taken {
+        /// Whose.
+        variant: Variant,
+        /// Of IPv4 or IPv6.
+        family: Family,
+        /// The table.
+        table: String,
+        /// The chain.
+        chain: String,
     },
     /// Anything else.
     #[error("{tool} failed: {said}")]

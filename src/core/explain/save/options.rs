@@ -131,9 +131,9 @@ impl Reader {
             (Some(Statement::Nat(nat @ Nat::Destination { .. })), "--to-destination") => {
                 let (address, port) = match value.parse::<std::net::SocketAddr>() {
                     Ok(both) => (Some(both.ip()), Some(both.port())),
-                    // Every port lies in this range already, and so is kept.
-                    Err(_) if value == ":1-65535" => (None, None),
                     Err(_) => match value.strip_prefix(':') {
+                        // It lies in the range already, so it stays.
+                        Some("0-65535" | "1-65535") => (None, None),
                         Some(port) => (None, Some(port.parse().ok()?)),
                         None => (Some(value.parse().ok()?), None),
                     },
@@ -163,6 +163,10 @@ impl Reader {
             (_, "--mask") => (self.nfmask, self.ctmask) = (number(value)?, number(value)?),
             (Some(Statement::Unknown(name)), "--notrack") if name == "CT" => {
                 self.statement = Some(Statement::NoTrack);
+            }
+            // In any zone a first packet is new.
+            (Some(Statement::Unknown(name)), "--zone" | "--zone-orig" | "--zone-reply") if name == "CT" => {
+                self.statement = None;
             }
             _ => return None,
         }
