@@ -15,6 +15,7 @@ use crate::core::config::{
 };
 use crate::core::ports::{PortRange, Preset};
 use crate::core::route::TlsMode;
+use crate::core::sidecar::TlsVersion;
 
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
 #[derive(Debug, Parser)]
@@ -156,6 +157,9 @@ pub struct ProxyArgs {
     /// [default: the identity of our own certificate]
     #[arg(long, env = "BYPASSCTL_ALLOW", value_delimiter = ',', value_name = "IDENTITY")]
     pub allow: Vec<String>,
+    /// Oldest version of TLS that peers may speak
+    #[arg(long, env = "BYPASSCTL_TLS_MIN_VERSION", default_value = "1.2", value_name = "VERSION")]
+    pub tls_min_version: TlsVersion,
     /// Addresses that the inbound and the admin listener bind; default: every address
     #[arg(long, env = "BYPASSCTL_BIND_ADDRESS", value_delimiter = ',', value_name = "ADDRESS")]
     pub bind_address: Vec<IpAddr>,
@@ -188,6 +192,10 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_BREAKER_PAUSE", default_value_t = 2, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=300))]
     pub breaker_pause: u64,
+    /// Seconds that a peer may leave bytes or keepalives unanswered, until its connections are given up
+    #[arg(long, env = "BYPASSCTL_PEER_TIMEOUT", default_value_t = 45, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(2..=3600))]
+    pub peer_timeout: u64,
     /// Seconds that a half-closed connection may linger
     #[arg(long, env = "BYPASSCTL_HALF_CLOSE_TIMEOUT", default_value_t = 60, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=86400))]

@@ -20,7 +20,7 @@ use crate::tls::Reloader;
 pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     let repair = args.repair;
     let config = configure(args).map_err(Failure::usage)?;
-    let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone()));
+    let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone(), config.tls_min_version));
     let reloader = reloader.transpose().map_err(Failure::usage)?;
     let guard = guard(&config, repair)?;
     raise_descriptor_limit();
@@ -76,6 +76,7 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
         permissive_until: args.permissive_until,
         tls: if mode == TlsMode::Disabled { None } else { Some(files()?) },
         allow: args.allow,
+        tls_min_version: args.tls_min_version,
         bind_addresses: args.bind_address,
         outbound_target: args.outbound_target,
         inbound_target: args.inbound_target,
@@ -85,6 +86,7 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
             max_connections: args.max_connections,
             max_connections_per_peer: args.max_connections_per_peer,
             breaker: Policy { failures: args.breaker_failures, pause: Duration::from_secs(args.breaker_pause) },
+            peer_timeout: Duration::from_secs(args.peer_timeout),
             half_close_timeout: Duration::from_secs(args.half_close_timeout),
             drain_timeout: Duration::from_secs(args.drain_timeout),
         },

@@ -53,6 +53,20 @@ pub enum SidecarError {
     },
 }
 
+/// The oldest version of TLS that peers may speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+pub enum TlsVersion {
+    /// TLS 1.2, with forward secrecy and AEAD alone: what Akka 2.6's own TLS speaks
+    #[default]
+    #[serde(rename = "1.2")]
+    #[value(name = "1.2")]
+    V12,
+    /// TLS 1.3
+    #[serde(rename = "1.3")]
+    #[value(name = "1.3")]
+    V13,
+}
+
 /// Where certificate chain, key and roots are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsFiles {
@@ -103,6 +117,8 @@ pub struct RawSidecar {
     pub tls: Option<TlsFiles>,
     /// `--allow`.
     pub allow: Vec<String>,
+    /// `--tls-min-version`.
+    pub tls_min_version: TlsVersion,
     /// `--bind-address`.
     pub bind_addresses: Vec<IpAddr>,
     /// `--outbound-target`.
@@ -130,6 +146,9 @@ pub struct Limits {
     /// When a peer that cannot be had is left alone.
     #[serde(serialize_with = "breaker")]
     pub breaker: breaker::Policy,
+    /// How long a peer may leave bytes or keepalives unanswered.
+    #[serde(serialize_with = "seconds", rename = "peer_timeout_seconds")]
+    pub peer_timeout: Duration,
     /// How long a half-closed connection lives without a byte.
     #[serde(serialize_with = "seconds", rename = "half_close_timeout_seconds")]
     pub half_close_timeout: Duration,
@@ -163,6 +182,8 @@ pub struct SidecarConfig {
     /// Rules; empty means whoever has the identity of our own certificate.
     #[serde(serialize_with = "texts")]
     pub allow: Vec<Allow>,
+    /// The oldest version of TLS that peers may speak.
+    pub tls_min_version: TlsVersion,
     /// What the inbound and the admin listener bind; empty means every address.
     pub bind_addresses: Vec<IpAddr>,
     /// Instead of the original destination of outgoing connections.
@@ -199,6 +220,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             permissive_until: raw.permissive_until.map(|text| parse_date(&text)).transpose()?,
             tls: raw.tls,
             allow: raw.allow.iter().map(|text| text.trim().parse()).collect::<Result<_, _>>()?,
+            tls_min_version: raw.tls_min_version,
             bind_addresses: raw.bind_addresses,
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
@@ -269,6 +291,7 @@ mod tests {
             permissive_until: None,
             tls: None,
             allow: Vec::new(),
+            tls_min_version: TlsVersion::default(),
             bind_addresses: Vec::new(),
             outbound_target: None,
             inbound_target: None,
@@ -278,6 +301,7 @@ mod tests {
                 max_connections: 1,
                 max_connections_per_peer: 1,
                 breaker: breaker::Policy { failures: 1, pause: Duration::from_secs(1) },
+                peer_timeout: Duration::from_secs(45),
                 half_close_timeout: Duration::from_secs(60),
                 drain_timeout: Duration::from_secs(25),
             },

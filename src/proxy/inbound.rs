@@ -64,7 +64,7 @@ pub(super) async fn serve(
 fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason> {
     let config = &sidecar.config;
     let listener = peer.local_addr().map_err(|_| Reason::PeerReset)?;
-    tune(peer, FarEnd::Peer).map_err(|_| Reason::PeerReset)?;
+    tune(peer, FarEnd::Peer(sidecar.config.limits.peer_timeout)).map_err(|_| Reason::PeerReset)?;
     let original = original_dst(peer).unwrap_or(OriginalDst::NotRedirected);
     route::target(original, listener, config.inbound_target, &config.remoting)
 }

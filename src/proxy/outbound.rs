@@ -103,7 +103,7 @@ async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpSt
     let mut pause = FIRST_PAUSE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let error = match dial(connection.peer(), FarEnd::Peer, left).await {
+        let error = match dial(connection.peer(), FarEnd::Peer(sidecar.config.limits.peer_timeout), left).await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };

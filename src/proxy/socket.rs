@@ -11,10 +11,8 @@ use crate::core::route::OriginalDst;
 
 /// Less than Akka's own 5 s (`akka.remote.artery.advanced.tcp.connection-timeout`): our answer comes before its own.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a peer may leave our bytes or keepalives unanswered. By then the default failure detector and split brain
-/// resolver have downed a silent node (about 45 s); sooner would cut connections to a peer that only pauses, because the
-/// kernel counts a receive window that stays shut as silence too.
-const USER_TIMEOUT: Duration = Duration::from_secs(45);
+/// Before the first keepalive, and between them, where the peer's timeout leaves the room.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
 
 /// Where the connection was going before it was redirected to us. The address family of the listener tells which
 /// conntrack to ask.
@@ -41,8 +39,10 @@ pub(super) fn original_dst(stream: &TcpStream) -> io::Result<OriginalDst> {
 pub(super) enum FarEnd {
     /// The app, in this pod; it may pause as long as it likes.
     App,
-    /// A peer, across the network.
-    Peer,
+    /// A peer, across the network, that may leave our bytes or keepalives unanswered for so long. The kernel counts a
+    /// receive window that stays shut as silence too, so too little cuts connections to a peer that only pauses; by the
+    /// default of 45 s failure detector and split brain resolver have downed a silent node.
+    Peer(Duration),
 }
 
 /// Connects within this time.
@@ -64,11 +64,12 @@ pub(super) async fn dial(target: SocketAddr, far_end: FarEnd, timeout: Duration)
 /// Sets the options of a connection that lives for days.
 pub(super) fn tune(stream: &TcpStream, far_end: FarEnd) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    if far_end == FarEnd::Peer {
+    if let FarEnd::Peer(timeout) = far_end {
         let socket = SockRef::from(stream);
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        // The user timeout ends what keepalives find dead (tcp(7), TCP_USER_TIMEOUT), so one has to be sent before it.
+        let (first, next) = (KEEPALIVE.0.min(timeout / 2), KEEPALIVE.1.min(timeout / 2));
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(first).with_interval(next))?;
+        socket.set_tcp_user_timeout(Some(timeout))?;
     }
     Ok(())
 }

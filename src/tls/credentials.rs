@@ -9,13 +9,15 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite};
+use rustls::{
+    ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use time::OffsetDateTime;
 
 use crate::core::identity::Allow;
-use crate::core::sidecar::TlsFiles;
+use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, timestamp};
 use crate::tls::files::{self, FileSet};
 use crate::tls::verify::PeerVerifier;
@@ -130,13 +132,14 @@ impl Credentials {
     /// # Errors
     /// The first thing that is wrong.
     pub fn load(files: &TlsFiles, allow: &[Allow], now: OffsetDateTime) -> Result<Self, CredentialError> {
-        Self::check(&files::read(files)?, files, allow, now)
+        Self::check(&files::read(files)?, files, allow, TlsVersion::default(), now)
     }
 
     pub(super) fn check(
         set: &FileSet,
         files: &TlsFiles,
         allow: &[Allow],
+        min_version: TlsVersion,
         now: OffsetDateTime,
     ) -> Result<Self, CredentialError> {
         let chain = read_chain(&set.certificate, &files.certificate)?;
@@ -168,8 +171,8 @@ impl Credentials {
             ca: files.ca.clone(),
             source: Box::new(source),
         })?;
-        let (client, server) =
-            configurations(&Arc::new(verifier), &Arc::new(certified), &provider).map_err(|error| {
+        let (client, server) = configurations(&Arc::new(verifier), &Arc::new(certified), &provider, min_version)
+            .map_err(|error| {
                 let detail = format!("no TLS with it: {error}");
                 CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
             })?;
@@ -204,17 +207,22 @@ fn configurations(
     verifier: &Arc<PeerVerifier>,
     certified: &Arc<CertifiedKey>,
     provider: &Arc<CryptoProvider>,
+    min_version: TlsVersion,
 ) -> Result<(Arc<ClientConfig>, Arc<ServerConfig>), Error> {
+    let versions: &[&SupportedProtocolVersion] = match min_version {
+        TlsVersion::V12 => rustls::ALL_VERSIONS,
+        TlsVersion::V13 => &[&rustls::version::TLS13],
+    };
     let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(Arc::clone(certified)));
     let mut client = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(rustls::ALL_VERSIONS)?
+        .with_protocol_versions(versions)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>)
         .with_client_cert_resolver(Arc::clone(&resolver) as Arc<_>);
     client.resumption = Resumption::disabled();
     client.enable_sni = false;
     let mut server = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_protocol_versions(rustls::ALL_VERSIONS)?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(Arc::clone(verifier) as Arc<_>)
         .with_cert_resolver(resolver as Arc<_>);
     server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::identity::Allow;
-use crate::core::sidecar::TlsFiles;
+use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
 use crate::tls::files::{self, FileSet};
@@ -37,6 +37,7 @@ pub struct ReloadState {
 pub struct Reloader {
     files: TlsFiles,
     allow: Vec<Allow>,
+    min_version: TlsVersion,
     in_use: Option<FileSet>,
     current: watch::Sender<Arc<Credentials>>,
     state: Arc<Mutex<ReloadState>>,
@@ -47,14 +48,14 @@ impl Reloader {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn start(files: TlsFiles, allow: Vec<Allow>) -> Result<Self, CredentialError> {
+    pub fn start(files: TlsFiles, allow: Vec<Allow>, min_version: TlsVersion) -> Result<Self, CredentialError> {
         let set = files::read(&files)?;
         let now = OffsetDateTime::now_utc();
-        let credentials = Arc::new(Credentials::check(&set, &files, &allow, now)?);
+        let credentials = Arc::new(Credentials::check(&set, &files, &allow, min_version, now)?);
         let state = ReloadState { loaded_at: Some(timestamp(now)), ..ReloadState::default() };
         log_taken(&credentials, "credentials loaded");
         let current = watch::Sender::new(credentials);
-        Ok(Self { files, allow, in_use: Some(set), current, state: Arc::new(Mutex::new(state)) })
+        Ok(Self { files, allow, min_version, in_use: Some(set), current, state: Arc::new(Mutex::new(state)) })
     }
 
     /// Sees every change.
@@ -96,7 +97,8 @@ impl Reloader {
             if self.in_use.as_ref() == Some(&set) {
                 return Ok(None);
             }
-            Credentials::check(&set, &self.files, &self.allow, now).map(|credentials| Some((set, credentials)))
+            Credentials::check(&set, &self.files, &self.allow, self.min_version, now)
+                .map(|credentials| Some((set, credentials)))
         });
         let Ok(mut state) = self.state.lock() else { return };
         match checked {

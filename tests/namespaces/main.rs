@@ -9,6 +9,7 @@ mod support;
 mod backends;
 mod bad_input;
 mod confined;
+mod dead_peer;
 mod drift;
 mod explain;
 mod lifecycle;

@@ -10,3 +10,4 @@ pub(crate) mod pod;
 pub(crate) mod probe;
 pub(crate) mod roles;
 pub(crate) mod setup;
+pub(crate) mod sidecar;

@@ -19,7 +19,7 @@ fn request() -> LeafRequest {
 
 fn check(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Credentials, CredentialError> {
     let set = FileSet { certificate: certificate.to_vec(), key: key.to_vec(), ca: ca.to_vec() };
-    Credentials::check(&set, &files(), &[], OffsetDateTime::now_utc())
+    Credentials::check(&set, &files(), &[], TlsVersion::default(), OffsetDateTime::now_utc())
 }
 
 fn check_leaf(leaf: &IssuedLeaf, ca: &str) -> Result<Credentials, CredentialError> {
