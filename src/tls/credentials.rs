@@ -9,12 +9,11 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
-};
+use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use time::OffsetDateTime;
+use zeroize::Zeroize as _;
 
 use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
@@ -151,7 +150,7 @@ impl Credentials {
         check_dates("certificate", &files.certificate, &leaf, now)?;
         let key = read_key(&set.key, &files.key)?;
         let provider = Arc::new(provider());
-        let certified = pair(chain.clone(), key, &provider, files)?;
+        let certified = pair(chain.clone(), key, files)?;
         let Roots { store, facts: roots, warnings } = read_roots(&set.ca, &files.ca, now)?;
 
         let allowed = if allow.is_empty() { Allow::same_as(&leaf.identity) } else { allow.to_vec() };
@@ -283,25 +282,25 @@ fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
 
 fn pair(
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    provider: &CryptoProvider,
+    mut key: PrivateKeyDer<'static>,
     files: &TlsFiles,
 ) -> Result<CertifiedKey, CredentialError> {
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            CredentialError::KeyMismatch { key: files.key.clone(), certificate: files.certificate.clone() }
+    let signing = aws_lc_rs::sign::any_supported_type(&key);
+    key.zeroize();
+    let not_usable = |what, path: &PathBuf, error| CredentialError::NotUsable {
+        what,
+        path: path.clone(),
+        detail: format!("not usable: {error}"),
+    };
+    let signing = signing.map_err(|error| not_usable("private key", &files.key, error))?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(Error::InconsistentKeys(_)) => {
+            Err(CredentialError::KeyMismatch { key: files.key.clone(), certificate: files.certificate.clone() })
         }
-        Error::InvalidCertificate(_) => CredentialError::NotUsable {
-            what: "certificate",
-            path: files.certificate.clone(),
-            detail: format!("not usable: {error}"),
-        },
-        error => CredentialError::NotUsable {
-            what: "private key",
-            path: files.key.clone(),
-            detail: format!("not usable: {error}"),
-        },
-    })
+        Err(error) => Err(not_usable("certificate", &files.certificate, error)),
+    }
 }
 
 struct Roots {

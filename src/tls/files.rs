@@ -8,6 +8,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::core::sidecar::TlsFiles;
 use crate::tls::CredentialError;
 
@@ -16,11 +18,11 @@ const ATTEMPTS: usize = 5;
 /// Far more than any bundle of roots: a mistaken path must not fill the memory.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// The bytes of the three files.
+/// The bytes of the three files; they are wiped when they go.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct FileSet {
     pub(super) certificate: Vec<u8>,
-    pub(super) key: Vec<u8>,
+    pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) ca: Vec<u8>,
 }
 
@@ -41,7 +43,7 @@ pub(super) fn read(files: &TlsFiles) -> Result<FileSet, CredentialError> {
 fn read_once(files: &TlsFiles) -> Result<FileSet, CredentialError> {
     Ok(FileSet {
         certificate: read_file("certificate", &files.certificate)?,
-        key: read_file("private key", &files.key)?,
+        key: Zeroizing::new(read_file("private key", &files.key)?),
         ca: read_file("CA", &files.ca)?,
     })
 }
@@ -59,10 +61,12 @@ fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError
 /// Opening a FIFO would wait for its writer, for ever perhaps, and a device may have no end.
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut bytes = Vec::new();
+    // Room for all of it, and for the read that finds the end: a buffer that grows leaves copies of a key behind.
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(MAX_FILE)).unwrap_or(0) + 64);
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other("it is larger than 4 MiB"));

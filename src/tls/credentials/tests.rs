@@ -18,7 +18,7 @@ fn request() -> LeafRequest {
 }
 
 fn check(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Credentials, CredentialError> {
-    let set = FileSet { certificate: certificate.to_vec(), key: key.to_vec(), ca: ca.to_vec() };
+    let set = FileSet { certificate: certificate.to_vec(), key: key.to_vec().into(), ca: ca.to_vec() };
     Credentials::check(&set, &files(), &[], TlsVersion::default(), OffsetDateTime::now_utc())
 }
 
