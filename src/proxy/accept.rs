@@ -66,6 +66,7 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
+                sidecar.metrics.accept_error(direction);
                 // Out of descriptors or memory: trying again at once would only burn the processor.
                 if pause == FIRST_PAUSE {
                     tracing::warn!(direction = direction.name(), %error, "cannot accept connections; trying again");

@@ -87,8 +87,12 @@ async fn terminate(
 
 async fn hand_over<P: PeerStream>(peer: P, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
     let Some(target) = connection.target else { return Reason::NotRedirected };
+    let started = std::time::Instant::now();
     match dial(target, FarEnd::App).await {
-        Ok(app) => sidecar.pump(app, peer, connection).await,
+        Ok(app) => {
+            sidecar.metrics.connect(connection.direction, started.elapsed());
+            sidecar.pump(app, peer, connection).await
+        }
         Err(error) => {
             connection.detail = Some(error.to_string());
             reset_on_close(peer.tcp());

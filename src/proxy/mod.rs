@@ -21,6 +21,7 @@ mod plaintext;
 mod pump;
 mod readiness;
 mod socket;
+mod traffic;
 
 use std::io;
 use std::net::SocketAddr;

@@ -88,15 +88,19 @@ async fn reach_peer(
     }
 }
 
-async fn connect(connection: &mut Connection) -> Result<TcpStream, Reason> {
-    dial(connection.peer(), FarEnd::Peer).await.map_err(|error| {
+async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpStream, Reason> {
+    let started = std::time::Instant::now();
+    let stream = dial(connection.peer(), FarEnd::Peer).await.map_err(|error| {
         connection.detail = Some(error.to_string());
         Reason::PeerUnreachable
-    })
+    })?;
+    sidecar.metrics.connect(connection.direction, started.elapsed());
+    Ok(stream)
 }
 
 async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
-    let peer = connect(connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
+    let peer =
+        connect(sidecar, connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
     connection.plaintext = true;
     sidecar.board.plaintext(connection);
     Ok(Peer::Plaintext(peer))
@@ -109,7 +113,7 @@ async fn originate(
     or_plaintext: bool,
 ) -> Result<Option<TlsStream<Watched>>, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
-    let stream = Watched::new(connect(connection).await?);
+    let stream = Watched::new(connect(sidecar, connection).await?);
     let name = ServerName::IpAddress(connection.peer().ip().into());
     let started = std::time::Instant::now();
     let handshake = TlsConnector::from(std::sync::Arc::clone(&credentials.client)).connect(name, stream);
