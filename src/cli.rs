@@ -36,7 +36,7 @@ pub struct Global {
     /// Form of the log on standard error
     #[arg(long, global = true, env = "BYPASSCTL_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// Log filter: error, warn, info, debug, trace, or directives such as bypassctl::proxy=debug
+    /// Log filter: error, warn, info, debug, trace, off, or directives such as bypassctl::proxy=debug
     #[arg(long, global = true, env = "BYPASSCTL_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
 }

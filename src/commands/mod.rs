@@ -13,11 +13,12 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, Global, LogFormat};
+use crate::proxy::log::{LogFilter, parse_filter};
 
 /// How a command that ran ended, as the exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match start_logging(&cli.global).and_then(|()| run(cli)) {
+    match start_logging(&cli.global).and_then(|log| run(cli, log)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
@@ -101,10 +102,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Outcome, Failure> {
+fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(args) => proxy::run(args),
+        Command::Proxy(args) => proxy::run(args, log),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -130,10 +131,11 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(global: &Global) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&global.log_level).map_err(|error| {
+fn start_logging(global: &Global) -> Result<LogFilter, Failure> {
+    let filter = parse_filter(&global.log_level).map_err(|error| {
         Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
     })?;
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     match global.log_format {
         LogFormat::Text => {
@@ -145,5 +147,5 @@ fn start_logging(global: &Global) -> Result<(), Failure> {
             registry.with(json.with_writer(std::io::stderr)).init();
         }
     }
-    Ok(())
+    Ok(LogFilter::new(handle))
 }

@@ -12,11 +12,12 @@ use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
 use crate::netfilter::guard::Guard;
+use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
 use crate::tls::Reloader;
 
 /// Runs the sidecar until it is told to stop.
-pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
+pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
     let config = configure(args).map_err(Failure::usage)?;
     let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone()));
@@ -26,7 +27,7 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
-        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state)).await
+        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log).await
     });
     // Whatever still runs has had its time.
     runtime.shutdown_background();

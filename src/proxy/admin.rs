@@ -1,6 +1,6 @@
 //! The admin port: health, metrics, status, for probes, programs and people.
 //!
-//! Invariant: it never shows a key, and only `/drain` changes anything, for callers on loopback.
+//! Invariant: it never shows a key, and only `/drain` and `PUT /log` change anything, for callers on loopback.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -33,6 +33,8 @@ const MOST_CONNECTIONS: usize = 64;
 const MOST_A_SOURCE: usize = 8;
 /// After this a connection ends, whatever it does: a slow header keeps no place.
 const LONGEST: Duration = Duration::from_secs(5);
+/// More than any log filter, in bytes.
+const LARGEST_BODY: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one listener for ever.
@@ -45,6 +47,8 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .route("/status", get(status))
         .route("/config", get(config))
         .route("/drain", post(drain))
+        .route("/log", get(log).put(set_log))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(sidecar);
     let bounded =
         Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), crowd: Crowd::new(MOST_A_SOURCE) };
@@ -84,12 +88,37 @@ async fn index(State(sidecar): State<Arc<Sidecar>>) -> Html<String> {
 }
 
 async fn drain(State(sidecar): State<Arc<Sidecar>>, ConnectInfo(Caller(caller)): ConnectInfo<Caller>) -> Response {
-    if !caller.ip().is_loopback() {
-        let text = format!("/drain is for callers on loopback, and you call from {}\n", caller.ip());
-        return (StatusCode::FORBIDDEN, text).into_response();
+    if let Some(refusal) = refuse_strangers("/drain", caller) {
+        return refusal;
     }
     sidecar.lifecycle.drain.cancel();
     (StatusCode::ACCEPTED, "stopping\n").into_response()
+}
+
+async fn log(State(sidecar): State<Arc<Sidecar>>) -> String {
+    sidecar.log.shown() + "\n"
+}
+
+async fn set_log(
+    State(sidecar): State<Arc<Sidecar>>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    filter: String,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("PUT /log", caller) {
+        return refusal;
+    }
+    match sidecar.log.change(&filter) {
+        Ok(()) => (sidecar.log.shown() + "\n").into_response(),
+        Err(error) => {
+            (StatusCode::BAD_REQUEST, format!("{:?} is no log filter: {error}\n", filter.trim())).into_response()
+        }
+    }
+}
+
+/// What changes something is for the pod's own processes.
+fn refuse_strangers(what: &str, caller: SocketAddr) -> Option<Response> {
+    let text = || format!("{what} is for callers on loopback, and you call from {}\n", caller.ip());
+    (!caller.ip().is_loopback()).then(|| (StatusCode::FORBIDDEN, text()).into_response())
 }
 
 fn as_json(value: &serde_json::Value) -> Response {

@@ -14,6 +14,7 @@ mod flood;
 mod handshake;
 mod inbound;
 mod listen;
+pub mod log;
 mod metrics;
 mod outbound;
 mod page;
@@ -44,6 +45,7 @@ use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
 use crate::proxy::connection::Connection;
 use crate::proxy::flood::Flood;
+use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
 use crate::proxy::pump::{Bounds, PeerStream, pump};
@@ -81,6 +83,7 @@ struct Sidecar {
     rules: Option<watch::Receiver<RulesState>>,
     peer_memory: PeerMemory,
     flood: Flood,
+    log: LogFilter,
     lifecycle: Lifecycle,
     started: Instant,
 }
@@ -97,7 +100,8 @@ struct Lifecycle {
     connections: TaskTracker,
 }
 
-/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules.
+/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules, `log` what
+/// `/log` changes.
 ///
 /// # Errors
 /// If signals cannot be listened for.
@@ -106,6 +110,7 @@ pub async fn run(
     listeners: Listeners,
     reloader: Option<Reloader>,
     rules: Option<watch::Receiver<RulesState>>,
+    log: LogFilter,
 ) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
     let sidecar = Arc::new(Sidecar {
@@ -117,6 +122,7 @@ pub async fn run(
         rules,
         peer_memory: PeerMemory::default(),
         flood: Flood::default(),
+        log,
         lifecycle: Lifecycle::default(),
         started: Instant::now(),
         config,

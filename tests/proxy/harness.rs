@@ -180,8 +180,16 @@ fn collect(mut stderr: impl io::Read + Send + 'static) -> Arc<Mutex<String>> {
 
 /// One HTTP/1.1 request; status and body.
 pub(crate) fn http(to: SocketAddr, method: &str, path: &str) -> io::Result<(u16, String)> {
+    http_with(to, method, path, "")
+}
+
+/// The same with a body.
+pub(crate) fn http_with(to: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let mut stream = connect(to)?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let length = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;

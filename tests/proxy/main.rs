@@ -3,6 +3,7 @@
 mod admin;
 mod harness;
 mod lifecycle;
+mod log;
 mod metrics;
 mod permissive;
 mod refusals;
