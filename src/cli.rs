@@ -57,6 +57,8 @@ pub enum Command {
     Proxy(ProxyArgs),
     /// Find out what is wrong, and what to do next
     Check(CheckArgs),
+    /// What the sidecar of this pod does and with whom: readiness, rules, certificate, connections, refusals
+    Status(StatusArgs),
     /// Say where a packet goes in this network namespace, rule by rule, through everybody's tables
     Explain(ExplainArgs),
     /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
@@ -252,6 +254,23 @@ pub enum FailOn {
     Warning,
     /// Errors alone
     Error,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Ask the sidecar in this pod's network namespace, over loopback; there is no other way to ask yet
+    #[arg(long, env = "BYPASSCTL_LOCAL")]
+    pub local: bool,
+    /// For exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
+    #[arg(long, env = "BYPASSCTL_READY")]
+    pub ready: bool,
+    /// The sidecar's admin port
+    #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_ADMIN_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub admin_port: u16,
+    /// Form of the answer: json is /status as it is
+    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
+    pub output: CheckOutput,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod explain;
 mod init;
 mod parse;
 mod proxy;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -39,6 +40,8 @@ pub struct Failure {
 /// Which exit code a failure has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
+    /// 1: the thing asked about is not well.
+    NotWell,
     /// 2: bad arguments or configuration.
     Usage,
     /// 3: the environment cannot do it.
@@ -50,6 +53,11 @@ pub enum FailureKind {
 }
 
 impl Failure {
+    /// 1: the thing asked about is not well.
+    pub fn not_well(error: impl Into<anyhow::Error>) -> Self {
+        Self { kind: FailureKind::NotWell, error: error.into() }
+    }
+
     /// 2: bad arguments or configuration.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self { kind: FailureKind::Usage, error: error.into() }
@@ -67,6 +75,7 @@ impl Failure {
 
     const fn exit_code(&self) -> u8 {
         match self.kind {
+            FailureKind::NotWell => 1,
             FailureKind::Usage => 2,
             FailureKind::Environment => 3,
             FailureKind::NotProven => 4,
@@ -107,6 +116,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Init(args) => init::run(&args),
         Command::Proxy(args) => proxy::run(args, log),
         Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
     }

@@ -18,6 +18,7 @@ pub mod report;
 pub mod route;
 pub mod ruleset;
 pub mod sidecar;
+pub mod status;
 pub mod verdict;
 pub mod wire;
 pub mod xtables;

@@ -8,4 +8,5 @@ mod metrics;
 mod permissive;
 mod refusals;
 mod startup;
+mod status;
 mod traffic;
