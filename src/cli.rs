@@ -54,7 +54,7 @@ pub enum Command {
     /// Program the rules of this network namespace, prove them, exit
     Init(InitArgs),
     /// The sidecar: mutual TLS for remoting
-    Proxy(ProxyArgs),
+    Proxy(Box<ProxyArgs>),
     /// Find out what is wrong, and what to do next
     Check(CheckArgs),
     /// What the sidecar of this pod does and with whom: readiness, rules, certificate, connections, refusals
@@ -190,6 +190,25 @@ pub struct ProxyArgs {
     /// Put the rules back when somebody removes, changes or overrides them; needs NET_ADMIN
     #[arg(long, env = "BYPASSCTL_REPAIR", conflicts_with_all = ["outbound_target", "inbound_target"])]
     pub repair: bool,
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+}
+
+/// What is told beside the sidecar's own metrics.
+#[derive(Debug, Args)]
+pub struct ObserveArgs {
+    /// Offer connections and bytes under the names of Istio's standard TCP metrics too, so that Kiali draws them
+    #[arg(long, env = "BYPASSCTL_ISTIO_METRICS")]
+    pub istio_metrics: bool,
+    /// This pod's workload, from the downward API (metadata.labels['app']) [default: our certificate's service account]
+    #[arg(long, env = "BYPASSCTL_WORKLOAD", value_name = "NAME")]
+    pub workload: Option<String>,
+    /// This pod's namespace, from the downward API (metadata.namespace) [default: our certificate's]
+    #[arg(long, env = "BYPASSCTL_WORKLOAD_NAMESPACE", value_name = "NAME")]
+    pub workload_namespace: Option<String>,
+    /// Istio's name of this Kubernetes cluster
+    #[arg(long, env = "BYPASSCTL_CLUSTER_NAME", default_value = "Kubernetes", value_name = "NAME")]
+    pub cluster_name: String,
 }
 
 /// Where certificate, key and CA are.

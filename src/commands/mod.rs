@@ -114,7 +114,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(args) => proxy::run(args, log),
+        Command::Proxy(args) => proxy::run(*args, log),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -10,7 +10,7 @@ use crate::cli::ProxyArgs;
 use crate::commands::{Failure, Outcome};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::route::TlsMode;
-use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
+use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, TlsFiles};
 use crate::netfilter::guard::Guard;
 use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
@@ -84,6 +84,12 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
             max_connections: args.max_connections,
             half_close_timeout: Duration::from_secs(args.half_close_timeout),
             drain_timeout: Duration::from_secs(args.drain_timeout),
+        },
+        observe: Observe {
+            istio_metrics: args.observe.istio_metrics,
+            workload: args.observe.workload,
+            workload_namespace: args.observe.workload_namespace,
+            cluster_name: args.observe.cluster_name,
         },
     };
     Ok(SidecarConfig::try_from(raw)?)

@@ -9,6 +9,7 @@ pub mod config;
 pub mod drift;
 pub mod explain;
 pub mod identity;
+pub mod istio;
 pub mod outcome;
 pub mod plan;
 pub mod policy;

@@ -110,6 +110,21 @@ pub struct RawSidecar {
     pub inbound_target: Option<SocketAddr>,
     /// Limits in time and number.
     pub limits: Limits,
+    /// Who is told what.
+    pub observe: Observe,
+}
+
+/// What is told beside the sidecar's own metrics, and under which names of this pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Observe {
+    /// Istio's standard TCP metrics too.
+    pub istio_metrics: bool,
+    /// This pod's workload.
+    pub workload: Option<String>,
+    /// This pod's namespace.
+    pub workload_namespace: Option<String>,
+    /// The Kubernetes cluster's name.
+    pub cluster_name: String,
 }
 
 /// Limits in time and number.
@@ -163,6 +178,8 @@ pub struct SidecarConfig {
     pub inbound_target: Option<SocketAddr>,
     /// Limits in time and number.
     pub limits: Limits,
+    /// Who is told what.
+    pub observe: Observe,
 }
 
 impl TryFrom<RawSidecar> for SidecarConfig {
@@ -193,6 +210,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
             limits: raw.limits,
+            observe: raw.observe,
         })
     }
 }
@@ -264,6 +282,7 @@ mod tests {
                 half_close_timeout: Duration::from_secs(60),
                 drain_timeout: Duration::from_secs(25),
             },
+            observe: Observe::default(),
         }
     }
 

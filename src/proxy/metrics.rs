@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::core::outcome::Reason;
 use crate::core::route::{Direction, TlsMode};
-use crate::proxy::{Sidecar, traffic};
+use crate::proxy::{Sidecar, istio, traffic};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDirection {
@@ -216,7 +216,11 @@ impl Metrics {
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &traffic::metrics(&sidecar.board.traffic()))?;
+        let traffic = sidecar.board.traffic();
+        encode_registry(&mut text, &traffic::metrics(&traffic))?;
+        if sidecar.config.observe.istio_metrics {
+            encode_registry(&mut text, &istio::metrics(&traffic, &sidecar.party()))?;
+        }
         encode_eof(&mut text)?;
         Ok(text)
     }

@@ -13,6 +13,7 @@ mod drain;
 mod flood;
 mod handshake;
 mod inbound;
+mod istio;
 mod listen;
 pub mod log;
 mod metrics;

@@ -1,5 +1,7 @@
 //! What `/metrics` counts is what happened.
 
+use std::io::{Read as _, Write as _};
+
 use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, local};
 
 /// The value of a series; `None` if there is no such series.
@@ -86,4 +88,60 @@ fn plaintext_is_counted_as_nobodys() {
     let mut stream = connect(far.inbound).unwrap();
     assert_echo(&mut stream, "AKKA\u{1} in plaintext");
     assert_value(&far, "bypassctl_peer_connections_opened_total{direction=\"inbound\",identity=\"none\"}", 1.0);
+}
+
+/// Promise: with --istio-metrics each edge is reported from both ends, in the terms by which Kiali draws it, and only then.
+#[test]
+fn istios_metrics_tell_both_ends_of_an_edge() {
+    let certificates = Certificates::new();
+    let app = App::serving(|mut stream| {
+        let _ = stream.read_exact(&mut [0; 5]);
+        let _ = stream.write_all(b"ok");
+        let _ = stream.read(&mut [0]);
+    });
+    let allow = ["--allow", "ca", "--istio-metrics", "--workload-namespace", "shop"];
+    let far = Sidecar::between(&certificates.tls_dir("cart"), local(1), app.address, &allow);
+    let more = [&allow[..], &["--workload", "orders-v2"]].concat();
+    let near = Sidecar::between(&certificates.tls_dir("orders"), far.inbound, local(1), &more);
+    let mut stream = connect(near.outbound).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.read_exact(&mut [0; 2]).unwrap();
+    let edge = |sidecar: &Sidecar, name: &str| {
+        let metrics = sidecar.get("/metrics").1;
+        let line = metrics.lines().find(|line| line.starts_with(&format!("istio_tcp_{name}_total{{")));
+        line.unwrap_or_else(|| panic!("no istio_tcp_{name}_total in\n{metrics}")).to_owned()
+    };
+    let labels = [
+        "source_principal=\"spiffe://cluster.local/ns/shop/sa/orders\"",
+        "source_workload_namespace=\"shop\"",
+        "source_canonical_revision=\"latest\"",
+        "source_cluster=\"Kubernetes\"",
+        "destination_principal=\"spiffe://cluster.local/ns/shop/sa/cart\"",
+        "destination_workload=\"cart\"",
+        "destination_canonical_service=\"cart\"",
+        "destination_workload_namespace=\"shop\"",
+        "destination_service_namespace=\"shop\"",
+        "destination_service_name=\"unknown\"",
+        "destination_cluster=\"Kubernetes\"",
+        "connection_security_policy=\"mutual_tls\"",
+        "response_flags=\"-\"",
+    ];
+    for (sidecar, own) in [
+        (&near, ["reporter=\"source\"", "source_workload=\"orders-v2\""]),
+        (&far, ["reporter=\"destination\"", "source_workload=\"orders\""]),
+    ] {
+        for name in ["connections_opened", "connections_closed", "sent_bytes", "received_bytes"] {
+            let line = edge(sidecar, name);
+            for label in labels.into_iter().chain(own) {
+                assert!(line.contains(label), "{label} is not in {line}");
+            }
+        }
+        assert!(edge(sidecar, "connections_opened").ends_with("} 1"));
+        eventually("received", || edge(sidecar, "received_bytes").ends_with("} 5").then_some(()));
+        eventually("sent", || edge(sidecar, "sent_bytes").ends_with("} 2").then_some(()));
+    }
+    let without = Sidecar::between(&certificates.tls_dir("cart"), far.inbound, local(1), &["--allow", "ca"]);
+    drop(connect(without.outbound).unwrap());
+    without.log_line(&["connection ended"]);
+    assert!(!without.get("/metrics").1.contains("istio_"));
 }
