@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::core::backend::BackendChoice;
+use crate::core::collector::CollectorUrl;
 use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
@@ -206,9 +207,12 @@ pub struct ObserveArgs {
     /// This pod's namespace, from the downward API (metadata.namespace) [default: our certificate's]
     #[arg(long, env = "BYPASSCTL_WORKLOAD_NAMESPACE", value_name = "NAME")]
     pub workload_namespace: Option<String>,
-    /// Istio's name of this Kubernetes cluster
+    /// This Kubernetes cluster's name, for Istio's metrics and traces
     #[arg(long, env = "BYPASSCTL_CLUSTER_NAME", default_value = "Kubernetes", value_name = "NAME")]
     pub cluster_name: String,
+    /// Send a trace of each connection to this OpenTelemetry collector (OTLP, HTTP with protobuf): http://HOST:4318
+    #[arg(long, env = "BYPASSCTL_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 /// Where certificate, key and CA are.

@@ -90,6 +90,7 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
             workload: args.observe.workload,
             workload_namespace: args.observe.workload_namespace,
             cluster_name: args.observe.cluster_name,
+            otlp_endpoint: args.observe.otlp_endpoint,
         },
     };
     Ok(SidecarConfig::try_from(raw)?)

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod checks;
+pub mod collector;
 pub mod config;
 pub mod drift;
 pub mod explain;

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
+use crate::core::collector::CollectorUrl;
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError};
@@ -125,6 +126,8 @@ pub struct Observe {
     pub workload_namespace: Option<String>,
     /// The Kubernetes cluster's name.
     pub cluster_name: String,
+    /// Where spans go.
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 /// Limits in time and number.

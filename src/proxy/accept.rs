@@ -55,8 +55,10 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
                 pause = FIRST_PAUSE;
                 let Some(place) = crowd.enter(from.ip()) else {
                     reset_on_close(&stream);
-                    sidecar
-                        .ended(&sidecar.board.connection(direction, from, &sidecar.metrics), Reason::TooManyUnfinished);
+                    sidecar.ended(
+                        &mut sidecar.board.connection(direction, from, &sidecar.metrics),
+                        Reason::TooManyUnfinished,
+                    );
                     continue;
                 };
                 let sidecar = Arc::clone(&sidecar);
@@ -115,6 +117,6 @@ async fn serve(
         Direction::Outbound => outbound::serve(stream, unfinished, &sidecar, &mut connection).await,
     };
     if let Some(reason) = reason {
-        sidecar.ended(&connection, reason);
+        sidecar.ended(&mut connection, reason);
     }
 }

@@ -120,6 +120,8 @@ impl Board {
             first: None,
             detail: None,
             moved: Arc::new(Moved { bytes_in: Tally::new(bytes_in), bytes_out: Tally::new(bytes_out) }),
+            steps: Vec::new(),
+            span: None,
         }
     }
 

@@ -73,7 +73,7 @@ async fn terminate(
     let left = timeout.saturating_sub(connection.started.elapsed());
     match tokio::time::timeout(left, handshake.into_fallible()).await {
         Ok(Ok(stream)) => {
-            sidecar.metrics.handshake(connection.direction, started.elapsed());
+            sidecar.shook_hands(connection, started);
             connection.agreed = Some(Agreed::of(stream.get_ref().1));
             Ok(stream)
         }
@@ -90,7 +90,7 @@ async fn hand_over<P: PeerStream>(peer: P, sidecar: &Sidecar, connection: &mut C
     let started = std::time::Instant::now();
     match dial(target, FarEnd::App).await {
         Ok(app) => {
-            sidecar.metrics.connect(connection.direction, started.elapsed());
+            sidecar.dialled(connection, started);
             sidecar.pump(app, peer, connection).await
         }
         Err(error) => {

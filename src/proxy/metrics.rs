@@ -221,6 +221,9 @@ impl Metrics {
         if sidecar.config.observe.istio_metrics {
             encode_registry(&mut text, &istio::metrics(&traffic, &sidecar.party()))?;
         }
+        if let Some(traces) = &sidecar.traces {
+            encode_registry(&mut text, &traces.metrics())?;
+        }
         encode_eof(&mut text)?;
         Ok(text)
     }

@@ -17,12 +17,14 @@ mod istio;
 mod listen;
 pub mod log;
 mod metrics;
+mod otlp;
 mod outbound;
 mod page;
 mod plaintext;
 mod pump;
 mod readiness;
 mod socket;
+mod trace;
 mod traffic;
 
 use std::io;
@@ -50,6 +52,7 @@ use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
 use crate::proxy::pump::{Bounds, PeerStream, pump};
+use crate::proxy::trace::{Step, Traces};
 use crate::tls::{Credentials, ReloadState, Reloader};
 
 /// Why the sidecar cannot run.
@@ -70,6 +73,9 @@ pub enum ProxyError {
     /// No signals, no orderly end.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
+    /// No traces although they are asked for.
+    #[error(transparent)]
+    Traces(#[from] otlp::OtlpError),
 }
 
 /// What every connection and every page of the admin port share.
@@ -85,6 +91,7 @@ struct Sidecar {
     peer_memory: PeerMemory,
     flood: Flood,
     log: LogFilter,
+    traces: Option<Traces>,
     lifecycle: Lifecycle,
     started: Instant,
 }
@@ -105,7 +112,7 @@ struct Lifecycle {
 /// `/log` changes.
 ///
 /// # Errors
-/// If signals cannot be listened for.
+/// If signals cannot be listened for, or traces that are asked for cannot be made.
 pub async fn run(
     config: SidecarConfig,
     listeners: Listeners,
@@ -114,6 +121,8 @@ pub async fn run(
     log: LogFilter,
 ) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
+    let observe = &config.observe;
+    let traces = observe.otlp_endpoint.as_ref().map(|url| Traces::start(url, observe)).transpose()?;
     let sidecar = Arc::new(Sidecar {
         credentials: reloader.as_ref().map(Reloader::subscribe),
         reloads: reloader.as_ref().map(Reloader::state),
@@ -124,6 +133,7 @@ pub async fn run(
         peer_memory: PeerMemory::default(),
         flood: Flood::default(),
         log,
+        traces,
         lifecycle: Lifecycle::default(),
         started: Instant::now(),
         config,
@@ -146,6 +156,9 @@ pub async fn run(
     services.spawn(accept::run(inbound, Direction::Inbound, Arc::clone(&sidecar)));
 
     drain::until_the_end(&sidecar, signals).await;
+    if let Some(traces) = &sidecar.traces {
+        traces.finish().await;
+    }
     stop.cancel();
     Ok(())
 }
@@ -190,17 +203,43 @@ impl Sidecar {
     /// Copies between app and peer to the end of the connection.
     async fn pump<P: PeerStream>(&self, app: TcpStream, peer: P, connection: &mut Connection) -> Reason {
         let _live = self.board.open(connection, &self.metrics);
+        if let Some(traces) = &self.traces {
+            traces.joined(connection);
+        }
         let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
         let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
         connection.detail = error.map(|error| error.to_string());
         reason
     }
 
+    /// The peer (outbound) or the app (inbound) was dialled.
+    fn dialled(&self, connection: &mut Connection, started: Instant) {
+        let took = started.elapsed();
+        self.metrics.connect(connection.direction, took);
+        self.step(connection, Step { name: "dial", started, took });
+    }
+
+    /// A handshake has succeeded.
+    fn shook_hands(&self, connection: &mut Connection, started: Instant) {
+        let took = started.elapsed();
+        self.metrics.handshake(connection.direction, took);
+        self.step(connection, Step { name: "handshake", started, took });
+    }
+
+    fn step(&self, connection: &mut Connection, step: Step) {
+        if self.traces.is_some() {
+            connection.steps.push(step);
+        }
+    }
+
     /// Logs and counts a connection's end.
-    fn ended(&self, connection: &Connection, reason: Reason) {
+    fn ended(&self, connection: &mut Connection, reason: Reason) {
         // Refusals are what anybody on the network can cause.
         if reason.gravity() != Gravity::Refusal || self.flood.may_log(Instant::now()) {
             connection.log(reason);
+            if let Some(traces) = &self.traces {
+                traces.ended(connection, reason);
+            }
         }
         self.metrics.ended(connection.direction, reason);
         if reason.gravity() != Gravity::Normal {

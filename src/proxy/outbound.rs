@@ -94,7 +94,7 @@ async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpSt
         connection.detail = Some(error.to_string());
         Reason::PeerUnreachable
     })?;
-    sidecar.metrics.connect(connection.direction, started.elapsed());
+    sidecar.dialled(connection, started);
     Ok(stream)
 }
 
@@ -120,7 +120,7 @@ async fn originate(
     let timeout = sidecar.config.limits.handshake_timeout;
     match tokio::time::timeout(timeout, handshake.into_fallible()).await {
         Ok(Ok(stream)) => {
-            sidecar.metrics.handshake(connection.direction, started.elapsed());
+            sidecar.shook_hands(connection, started);
             connection.agreed = Some(Agreed::of(stream.get_ref().1));
             sidecar.peer_memory.saw_tls(connection.peer());
             Ok(Some(stream))

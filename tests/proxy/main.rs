@@ -9,4 +9,5 @@ mod permissive;
 mod refusals;
 mod startup;
 mod status;
+mod traces;
 mod traffic;
