@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::core::backend::BackendChoice;
+use crate::core::collector::CollectorUrl;
 use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
@@ -37,7 +38,7 @@ pub struct Global {
     /// Form of the log on standard error
     #[arg(long, global = true, env = "BYPASSCTL_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// Log filter: error, warn, info, debug, trace, or directives such as bypassctl::proxy=debug
+    /// Log filter: error, warn, info, debug, trace, off, or directives such as bypassctl::proxy=debug
     #[arg(long, global = true, env = "BYPASSCTL_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
     pub log_level: String,
 }
@@ -55,9 +56,11 @@ pub enum Command {
     /// Program the rules of this network namespace, prove them, exit
     Init(InitArgs),
     /// The sidecar: mutual TLS for remoting
-    Proxy(ProxyArgs),
+    Proxy(Box<ProxyArgs>),
     /// Find out what is wrong, and what to do next
     Check(CheckArgs),
+    /// What the sidecar of this pod does and with whom: readiness, rules, certificate, connections, refusals
+    Status(StatusArgs),
     /// Say where a packet goes in this network namespace, rule by rule, through everybody's tables
     Explain(ExplainArgs),
     /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
@@ -210,6 +213,28 @@ pub struct ProxyArgs {
     /// Put the rules back when somebody removes, changes or overrides them; needs NET_ADMIN
     #[arg(long, env = "BYPASSCTL_REPAIR", conflicts_with_all = ["outbound_target", "inbound_target"])]
     pub repair: bool,
+    #[command(flatten)]
+    pub observe: ObserveArgs,
+}
+
+/// What is told beside the sidecar's own metrics.
+#[derive(Debug, Args)]
+pub struct ObserveArgs {
+    /// Offer connections and bytes under the names of Istio's standard TCP metrics too, so that Kiali draws them
+    #[arg(long, env = "BYPASSCTL_ISTIO_METRICS")]
+    pub istio_metrics: bool,
+    /// This pod's workload, from the downward API (metadata.labels['app']) [default: our certificate's service account]
+    #[arg(long, env = "BYPASSCTL_WORKLOAD", value_name = "NAME")]
+    pub workload: Option<String>,
+    /// This pod's namespace, from the downward API (metadata.namespace) [default: our certificate's]
+    #[arg(long, env = "BYPASSCTL_WORKLOAD_NAMESPACE", value_name = "NAME")]
+    pub workload_namespace: Option<String>,
+    /// This Kubernetes cluster's name, for Istio's metrics and traces
+    #[arg(long, env = "BYPASSCTL_CLUSTER_NAME", default_value = "Kubernetes", value_name = "NAME")]
+    pub cluster_name: String,
+    /// Send a trace of each connection to this OpenTelemetry collector (OTLP, HTTP with protobuf): http://HOST:4318
+    #[arg(long, env = "BYPASSCTL_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 /// Where certificate, key and CA are.
@@ -274,6 +299,23 @@ pub enum FailOn {
     Warning,
     /// Errors alone
     Error,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Ask the sidecar in this pod's network namespace, over loopback; there is no other way to ask yet
+    #[arg(long, env = "BYPASSCTL_LOCAL")]
+    pub local: bool,
+    /// For exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
+    #[arg(long, env = "BYPASSCTL_READY")]
+    pub ready: bool,
+    /// The sidecar's admin port
+    #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_ADMIN_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub admin_port: u16,
+    /// Form of the answer: json is /status as it is
+    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
+    pub output: CheckOutput,
 }
 
 #[derive(Debug, Args)]

@@ -8,16 +8,18 @@ mod explain;
 mod init;
 mod parse;
 mod proxy;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, Global, LogFormat};
+use crate::proxy::log::{LogFilter, parse_filter};
 
 /// How a command that ran ended, as the exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Failure {
 /// Which exit code a failure has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
+    /// 1: the thing asked about is not well.
+    NotWell,
     /// 2: bad arguments or configuration.
     Usage,
     /// 3: the environment cannot do it.
@@ -49,6 +53,11 @@ pub enum FailureKind {
 }
 
 impl Failure {
+    /// 1: the thing asked about is not well.
+    pub fn not_well(error: impl Into<anyhow::Error>) -> Self {
+        Self { kind: FailureKind::NotWell, error: error.into() }
+    }
+
     /// 2: bad arguments or configuration.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self { kind: FailureKind::Usage, error: error.into() }
@@ -66,6 +75,7 @@ impl Failure {
 
     const fn exit_code(&self) -> u8 {
         match self.kind {
+            FailureKind::NotWell => 1,
             FailureKind::Usage => 2,
             FailureKind::Environment => 3,
             FailureKind::NotProven => 4,
@@ -90,7 +100,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match start_logging(&cli.global).and_then(|()| run(cli)) {
+    match start_logging(&cli.global).and_then(|log| run(cli, log)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
@@ -101,11 +111,12 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Outcome, Failure> {
+fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
     match cli.command {
         Command::Init(args) => init::run(&args),
-        Command::Proxy(args) => proxy::run(args),
+        Command::Proxy(args) => proxy::run(*args, log),
         Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
@@ -130,10 +141,11 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(global: &Global) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&global.log_level).map_err(|error| {
+fn start_logging(global: &Global) -> Result<LogFilter, Failure> {
+    let filter = parse_filter(&global.log_level).map_err(|error| {
         Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
     })?;
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     match global.log_format {
         LogFormat::Text => {
@@ -145,5 +157,5 @@ fn start_logging(global: &Global) -> Result<(), Failure> {
             registry.with(json.with_writer(std::io::stderr)).init();
         }
     }
-    Ok(())
+    Ok(LogFilter::new(handle))
 }

@@ -11,13 +11,14 @@ use crate::commands::{Failure, Outcome};
 use crate::core::breaker::Policy;
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::route::TlsMode;
-use crate::core::sidecar::{Limits, RawSidecar, SidecarConfig, TlsFiles};
+use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, TlsFiles};
 use crate::netfilter::guard::Guard;
+use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
 use crate::tls::Reloader;
 
 /// Runs the sidecar until it is told to stop.
-pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
+pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
     let config = configure(args).map_err(Failure::usage)?;
     let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone(), config.tls_min_version));
@@ -28,7 +29,7 @@ pub(super) fn run(args: ProxyArgs) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
-        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state)).await
+        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log).await
     });
     // Whatever still runs has had its time.
     runtime.shutdown_background();
@@ -91,6 +92,13 @@ fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
             drain_timeout: Duration::from_secs(args.drain_timeout),
         },
         fault_injection: args.fault_injection,
+        observe: Observe {
+            istio_metrics: args.observe.istio_metrics,
+            workload: args.observe.workload,
+            workload_namespace: args.observe.workload_namespace,
+            cluster_name: args.observe.cluster_name,
+            otlp_endpoint: args.observe.otlp_endpoint,
+        },
     };
     Ok(SidecarConfig::try_from(raw)?)
 }

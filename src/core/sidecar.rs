@@ -9,6 +9,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use crate::core::breaker;
+use crate::core::collector::CollectorUrl;
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError};
@@ -129,6 +130,23 @@ pub struct RawSidecar {
     pub limits: Limits,
     /// `--fault-injection`.
     pub fault_injection: bool,
+    /// Who is told what.
+    pub observe: Observe,
+}
+
+/// What is told beside the sidecar's own metrics, and under which names of this pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Observe {
+    /// Istio's standard TCP metrics too.
+    pub istio_metrics: bool,
+    /// This pod's workload.
+    pub workload: Option<String>,
+    /// This pod's namespace.
+    pub workload_namespace: Option<String>,
+    /// The Kubernetes cluster's name.
+    pub cluster_name: String,
+    /// Where spans go.
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 /// Limits in time and number.
@@ -194,6 +212,8 @@ pub struct SidecarConfig {
     pub limits: Limits,
     /// Whether faults may be ordered through the admin port.
     pub fault_injection: bool,
+    /// Who is told what.
+    pub observe: Observe,
 }
 
 impl TryFrom<RawSidecar> for SidecarConfig {
@@ -226,6 +246,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             inbound_target: raw.inbound_target,
             limits: raw.limits,
             fault_injection: raw.fault_injection,
+            observe: raw.observe,
         })
     }
 }
@@ -306,6 +327,7 @@ mod tests {
                 drain_timeout: Duration::from_secs(25),
             },
             fault_injection: false,
+            observe: Observe::default(),
         }
     }
 

@@ -56,8 +56,10 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
                 pause = FIRST_PAUSE;
                 let Some(place) = crowd.enter(from.ip()) else {
                     reset_on_close(&stream);
-                    sidecar
-                        .ended(&sidecar.board.connection(direction, from, &sidecar.metrics), Reason::TooManyUnfinished);
+                    sidecar.ended(
+                        &mut sidecar.board.connection(direction, from, &sidecar.metrics),
+                        Reason::TooManyUnfinished,
+                    );
                     continue;
                 };
                 // The socket belongs to the reactor of the thread that serves it.
@@ -69,6 +71,7 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
+                sidecar.metrics.accept_error(direction);
                 // Out of descriptors or memory: trying again at once would only burn the processor.
                 if pause == FIRST_PAUSE {
                     tracing::warn!(direction = direction.name(), %error, "cannot accept connections; trying again");
@@ -119,6 +122,6 @@ async fn serve(
         Direction::Outbound => outbound::serve(stream, unfinished, &sidecar, &mut connection).await,
     };
     if let Some(reason) = reason {
-        sidecar.ended(&connection, reason);
+        sidecar.ended(&mut connection, reason);
     }
 }

@@ -1,6 +1,6 @@
 //! The admin port: health, metrics, status, for probes, programs and people.
 //!
-//! Invariant: it never shows a key, and only `/drain` changes anything, for callers on loopback.
+//! Invariant: it never shows a key, and only `/drain` and `PUT /log` change anything, for callers on loopback.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,9 +35,9 @@ const MOST_CONNECTIONS: usize = 64;
 const MOST_A_SOURCE: usize = 8;
 /// After this a connection ends, whatever it does: a slow header keeps no place.
 const LONGEST: Duration = Duration::from_secs(5);
+/// More than any log filter and any fault, in bytes.
+const LARGEST_BODY: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(100);
-/// A fault is ordered in fewer bytes than this.
-const LONGEST_ORDER: usize = 4096;
 
 /// Serves one listener for ever.
 pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
@@ -49,10 +49,9 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .route("/status", get(status))
         .route("/config", get(config))
         .route("/drain", post(drain))
-        .route(
-            "/faults",
-            get(faults).post(order_fault).delete(clear_faults).layer(DefaultBodyLimit::max(LONGEST_ORDER)),
-        )
+        .route("/faults", get(faults).post(order_fault).delete(clear_faults))
+        .route("/log", get(log).put(set_log))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(sidecar);
     let bounded =
         Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), crowd: Crowd::new(MOST_A_SOURCE) };
@@ -133,23 +132,45 @@ async fn clear_faults(
 }
 
 fn refuse_faults(sidecar: &Sidecar, caller: SocketAddr) -> Option<Response> {
-    let why = if !sidecar.faults.enabled() {
-        "faults are not to be ordered here: the sidecar was started without --fault-injection\n".to_owned()
-    } else if !caller.ip().to_canonical().is_loopback() {
-        format!("faults are ordered over loopback (kubectl port-forward), and you call from {}\n", caller.ip())
-    } else {
-        return None;
-    };
-    Some((StatusCode::FORBIDDEN, why).into_response())
+    if !sidecar.faults.enabled() {
+        let why = "faults are not to be ordered here: the sidecar was started without --fault-injection\n";
+        return Some((StatusCode::FORBIDDEN, why).into_response());
+    }
+    refuse_strangers("ordering faults", caller)
 }
 
 async fn drain(State(sidecar): State<Arc<Sidecar>>, ConnectInfo(Caller(caller)): ConnectInfo<Caller>) -> Response {
-    if !caller.ip().is_loopback() {
-        let text = format!("/drain is for callers on loopback, and you call from {}\n", caller.ip());
-        return (StatusCode::FORBIDDEN, text).into_response();
+    if let Some(refusal) = refuse_strangers("/drain", caller) {
+        return refusal;
     }
     sidecar.lifecycle.drain.cancel();
     (StatusCode::ACCEPTED, "stopping\n").into_response()
+}
+
+async fn log(State(sidecar): State<Arc<Sidecar>>) -> String {
+    sidecar.log.shown() + "\n"
+}
+
+async fn set_log(
+    State(sidecar): State<Arc<Sidecar>>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    filter: String,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("PUT /log", caller) {
+        return refusal;
+    }
+    match sidecar.log.change(&filter) {
+        Ok(()) => (sidecar.log.shown() + "\n").into_response(),
+        Err(error) => {
+            (StatusCode::BAD_REQUEST, format!("{:?} is no log filter: {error}\n", filter.trim())).into_response()
+        }
+    }
+}
+
+/// What changes something is for the pod's own processes.
+fn refuse_strangers(what: &str, caller: SocketAddr) -> Option<Response> {
+    let text = || format!("{what} is for callers on loopback, and you call from {}\n", caller.ip());
+    (!caller.ip().to_canonical().is_loopback()).then(|| (StatusCode::FORBIDDEN, text()).into_response())
 }
 
 fn as_json(value: &serde_json::Value) -> Response {

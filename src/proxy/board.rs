@@ -16,6 +16,7 @@ use crate::core::route::Direction;
 use crate::proxy::connection::Connection;
 use crate::proxy::metrics::{ActiveGuard, Metrics};
 use crate::proxy::pump::{Moved, Tally};
+use crate::proxy::traffic::{Account, Ledger, Sums};
 use crate::tls::timestamp;
 
 const MOST_GROUPS: usize = 256;
@@ -26,13 +27,21 @@ const MOST_PLAINTEXT_PEERS: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Board {
     next_id: AtomicU64,
-    open: Mutex<BTreeMap<u64, Open>>,
+    open: Mutex<OpenNow>,
     refusals: Mutex<VecDeque<Refusal>>,
     plaintext: Mutex<BTreeMap<(IpAddr, Direction), PlaintextPeer>>,
 }
 
+/// Open connections and the sums of those that were; behind one lock, so that none is ever in both or in neither.
+#[derive(Debug, Default)]
+struct OpenNow {
+    by_id: BTreeMap<u64, Open>,
+    ledger: Ledger,
+}
+
 #[derive(Debug)]
 struct Open {
+    account: Account,
     direction: Direction,
     peer: IpAddr,
     identity: Option<String>,
@@ -88,7 +97,10 @@ pub(super) struct OpenGuard<'a> {
 
 impl Drop for OpenGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.board.open).remove(&self.id);
+        let mut open = lock(&self.board.open);
+        if let Some(ended) = open.by_id.remove(&self.id) {
+            open.ledger.close(&ended.account, &ended.moved);
+        }
     }
 }
 
@@ -108,12 +120,16 @@ impl Board {
             first: None,
             detail: None,
             moved: Arc::new(Moved { bytes_in: Tally::new(bytes_in), bytes_out: Tally::new(bytes_out) }),
+            steps: Vec::new(),
+            span: None,
         }
     }
 
     /// Shows a connection until the guard is dropped; their number is bounded by `--max-connections`.
     pub(super) fn open(&self, connection: &Connection, metrics: &Metrics) -> OpenGuard<'_> {
+        let mut now = lock(&self.open);
         let open = Open {
+            account: now.ledger.open(connection.direction, connection.identity()),
             direction: connection.direction,
             peer: connection.peer().ip(),
             identity: connection.identity().map(str::to_owned),
@@ -121,7 +137,8 @@ impl Board {
             since: connection.started,
             moved: Arc::clone(&connection.moved),
         };
-        lock(&self.open).insert(connection.id, open);
+        now.by_id.insert(connection.id, open);
+        drop(now);
         OpenGuard { board: self, id: connection.id, _active: metrics.active(connection.direction) }
     }
 
@@ -167,7 +184,7 @@ impl Board {
     /// Open connections by peer and identity.
     pub(super) fn groups(&self) -> Vec<Group> {
         let mut groups: BTreeMap<_, Group> = BTreeMap::new();
-        for open in lock(&self.open).values() {
+        for open in lock(&self.open).by_id.values() {
             let key = (open.peer, open.direction, open.identity.clone(), open.tls.clone());
             if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
                 continue;
@@ -188,6 +205,16 @@ impl Board {
             group.bytes_out += open.moved.bytes_out.bytes();
         }
         groups.into_values().collect()
+    }
+
+    /// Connections and bytes by identity, of open connections too.
+    pub(super) fn traffic(&self) -> BTreeMap<Account, Sums> {
+        let open = lock(&self.open);
+        let mut traffic = open.ledger.sums();
+        for open in open.by_id.values() {
+            traffic.entry(open.account.clone()).or_default().add(&open.moved);
+        }
+        traffic
     }
 
     /// Latest refusals, the newest first.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::core::faults::Marked;
+use opentelemetry_sdk::trace::Span;
+
 use crate::core::outcome::{Gravity, Reason};
 use crate::core::route::Direction;
 use crate::core::wire::FirstBytes;
 use crate::proxy::handshake::{Agreed, Failed};
 use crate::proxy::pump::Moved;
+use crate::proxy::trace::Step;
 
 /// What is known about one connection.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(super) struct Connection {
     /// An error's text, where the reason needs one.
     pub(super) detail: Option<String>,
     pub(super) moved: Arc<Moved>,
+    /// What was done so far, where traces are made.
+    pub(super) steps: Vec<Step>,
+    /// The trace, once app and peer are joined.
+    pub(super) span: Option<Box<Span>>,
 }
 
 impl Connection {

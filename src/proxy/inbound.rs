@@ -88,7 +88,7 @@ async fn terminate(peer: TcpStream, sidecar: &Sidecar, connection: &mut Connecti
     let left = timeout.saturating_sub(connection.started.elapsed());
     match tokio::time::timeout(left, shake_hands(peer, session)).await {
         Ok(Ok(peer)) => {
-            sidecar.metrics.handshake(connection.direction, started.elapsed());
+            sidecar.shook_hands(connection, started);
             connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
             Ok(peer)
         }
@@ -102,8 +102,12 @@ async fn terminate(peer: TcpStream, sidecar: &Sidecar, connection: &mut Connecti
 
 async fn hand_over(peer: Peer, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
     let Some(target) = connection.target else { return Reason::NotRedirected };
+    let started = std::time::Instant::now();
     match Box::pin(dial(target, FarEnd::App, CONNECT_TIMEOUT)).await {
-        Ok(app) => sidecar.pump(app, peer, connection).await,
+        Ok(app) => {
+            sidecar.dialled(connection, started);
+            sidecar.pump(app, peer, connection).await
+        }
         Err(error) => {
             connection.detail = Some(error.to_string());
             reset_on_close(&peer.stream);

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::core::outcome::Reason;
 use crate::core::route::{Direction, TlsMode};
-use crate::proxy::Sidecar;
+use crate::proxy::{Sidecar, istio, traffic};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDirection {
@@ -46,7 +46,9 @@ pub(super) struct Metrics {
     connections: Family<ByReason, Counter>,
     active: Family<ByDirection, Gauge>,
     bytes: Family<ByWay, Counter>,
+    connects: Family<ByDirection, Histogram>,
     handshakes: Family<ByDirection, Histogram>,
+    accept_errors: Family<ByDirection, Counter>,
     denied: Family<ByDirection, Counter>,
     rules: Family<ByFamily, Gauge>,
     rules_whole: Gauge,
@@ -59,6 +61,7 @@ pub(super) struct Metrics {
     overdue: Gauge,
     ready: Gauge,
     not_after: Gauge,
+    roots_not_after: Gauge,
     reloads_ok: Counter<u64, AtomicU64>,
     reloads_failed: Counter<u64, AtomicU64>,
 }
@@ -71,6 +74,11 @@ impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// 0.1 ms to 6.6 s: on one node a dial takes 0.1 ms, and is given up after 4 s.
+fn connect_buckets() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.0001, 2.0, 17))
 }
 
 /// 1 ms to 8 s: a handshake on one node takes 1 to 3 ms.
@@ -87,8 +95,18 @@ impl Metrics {
         registry.register("connections_active", "Connections that are open", active.clone());
         let bytes = Family::<ByWay, Counter>::default();
         registry.register("bytes", "Bytes of the app's streams, in (to the app) and out (from it)", bytes.clone());
+        let connects = Family::<ByDirection, Histogram>::new_with_constructor(connect_buckets);
+        let help = "Dials that succeeded: of the peer (outbound), of the app (inbound)";
+        registry.register("connect_duration_seconds", help, connects.clone());
         let handshakes = Family::<ByDirection, Histogram>::new_with_constructor(handshake_buckets);
         registry.register("handshake_duration_seconds", "TLS handshakes that succeeded", handshakes.clone());
+        let accept_errors = Family::<ByDirection, Counter>::default();
+        let help = "Times that the kernel would not hand over a connection: for want of descriptors or memory";
+        registry.register("accept_errors", help, accept_errors.clone());
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            // A counter that appears with its first error has no increase to alert on.
+            let _ = accept_errors.get_or_create(&ByDirection { direction: direction.name() });
+        }
         let denied = Family::<ByDirection, Counter>::default();
         registry.register("denied", "Peers whose certificate or identity was refused", denied.clone());
         let plaintext_accepted = Counter::default();
@@ -120,6 +138,9 @@ impl Metrics {
         let not_after = Gauge::default();
         let help = "When our certificate expires, in seconds since 1970";
         registry.register("certificate_not_after_timestamp_seconds", help, not_after.clone());
+        let roots_not_after = Gauge::default();
+        let help = "When the first of our roots expires, in seconds since 1970";
+        registry.register("roots_not_after_timestamp_seconds", help, roots_not_after.clone());
         let reloads_ok = Counter::default();
         registry.register("certificate_reloads", "Times that changed credentials were taken", reloads_ok.clone());
         let reloads_failed = Counter::default();
@@ -132,7 +153,9 @@ impl Metrics {
             connections,
             active,
             bytes,
+            connects,
             handshakes,
+            accept_errors,
             denied,
             rules,
             rules_whole,
@@ -145,6 +168,7 @@ impl Metrics {
             overdue,
             ready,
             not_after,
+            roots_not_after,
             reloads_ok,
             reloads_failed,
         }
@@ -160,6 +184,14 @@ impl Metrics {
         let gauge = self.active.get_or_create(&ByDirection { direction: direction.name() }).clone();
         gauge.inc();
         ActiveGuard(gauge)
+    }
+
+    pub(super) fn connect(&self, direction: Direction, took: Duration) {
+        self.connects.get_or_create(&ByDirection { direction: direction.name() }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn accept_error(&self, direction: Direction) {
+        self.accept_errors.get_or_create(&ByDirection { direction: direction.name() }).inc();
     }
 
     pub(super) fn handshake(&self, direction: Direction, took: Duration) {
@@ -192,6 +224,8 @@ impl Metrics {
         }
         if let Some(credentials) = sidecar.credentials() {
             self.not_after.set(credentials.leaf.not_after.unix_timestamp());
+            let first = credentials.roots.iter().map(|root| root.not_after.unix_timestamp()).min();
+            self.roots_not_after.set(first.unwrap_or_default());
         }
         if let Some(state) = sidecar.reload_state() {
             use std::sync::atomic::Ordering::Relaxed;
@@ -199,7 +233,16 @@ impl Metrics {
             self.reloads_failed.inner().store(state.failed, Relaxed);
         }
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        let traffic = sidecar.board.traffic();
+        encode_registry(&mut text, &traffic::metrics(&traffic))?;
+        if sidecar.config.observe.istio_metrics {
+            encode_registry(&mut text, &istio::metrics(&traffic, &sidecar.party()))?;
+        }
+        if let Some(traces) = &sidecar.traces {
+            encode_registry(&mut text, &traces.metrics())?;
+        }
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }

@@ -15,14 +15,19 @@ mod faults;
 mod flood;
 mod handshake;
 mod inbound;
+mod istio;
 mod listen;
+pub mod log;
 mod metrics;
+mod otlp;
 mod outbound;
 mod page;
 mod plaintext;
 mod pump;
 mod readiness;
 mod socket;
+mod trace;
+mod traffic;
 mod workers;
 
 use std::io;
@@ -49,9 +54,11 @@ use crate::proxy::connection::Connection;
 use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::faults::Faults;
 use crate::proxy::flood::Flood;
+use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
 use crate::proxy::pump::{Bounds, Peer, pump};
+use crate::proxy::trace::{Step, Traces};
 use crate::proxy::workers::Workers;
 use crate::tls::{Credentials, ReloadState, Reloader};
 
@@ -76,6 +83,9 @@ pub enum ProxyError {
     /// Nobody to carry connections.
     #[error("cannot start a thread: {0}; see the limit of processes and threads")]
     Threads(#[source] io::Error),
+    /// No traces although they are asked for.
+    #[error(transparent)]
+    Traces(#[from] otlp::OtlpError),
 }
 
 /// What every connection and every page of the admin port share.
@@ -95,6 +105,8 @@ struct Sidecar {
     inbound_crowd: Arc<Crowd>,
     outbound_crowd: Arc<Crowd>,
     flood: Flood,
+    log: LogFilter,
+    traces: Option<Traces>,
     lifecycle: Lifecycle,
     workers: Workers,
     started: Instant,
@@ -112,17 +124,21 @@ struct Lifecycle {
     connections: TaskTracker,
 }
 
-/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules.
+/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules, `log` what
+/// `/log` changes.
 ///
 /// # Errors
-/// If signals cannot be listened for, or threads not started.
+/// If signals cannot be listened for, threads not started, or traces that are asked for not made.
 pub async fn run(
     config: SidecarConfig,
     listeners: Listeners,
     reloader: Option<Reloader>,
     rules: Option<watch::Receiver<RulesState>>,
+    log: LogFilter,
 ) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
+    let observe = &config.observe;
+    let traces = observe.otlp_endpoint.as_ref().map(|url| Traces::start(url, observe)).transpose()?;
     let sidecar = Arc::new(Sidecar {
         credentials: reloader.as_ref().map(Reloader::subscribe),
         reloads: reloader.as_ref().map(Reloader::state),
@@ -136,6 +152,8 @@ pub async fn run(
         inbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         outbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         flood: Flood::default(),
+        log,
+        traces,
         lifecycle: Lifecycle::default(),
         workers: Workers::start().map_err(ProxyError::Threads)?,
         started: Instant::now(),
@@ -163,6 +181,9 @@ pub async fn run(
     services.spawn(accept::run(inbound, Direction::Inbound, Arc::clone(&sidecar)));
 
     drain::until_the_end(&sidecar, signals).await;
+    if let Some(traces) = &sidecar.traces {
+        traces.finish().await;
+    }
     stop.cancel();
     Ok(())
 }
@@ -220,6 +241,9 @@ impl Sidecar {
     /// Copies between app and peer to the end of the connection.
     async fn pump(&self, app: TcpStream, peer: Peer, connection: &mut Connection) -> Reason {
         let _live = self.board.open(connection, &self.metrics);
+        if let Some(traces) = &self.traces {
+            traces.joined(connection);
+        }
         let gate = self.faults.gate(connection.marked());
         let limits = &self.config.limits;
         let bounds =
@@ -229,11 +253,34 @@ impl Sidecar {
         reason
     }
 
+    /// The peer (outbound) or the app (inbound) was dialled.
+    fn dialled(&self, connection: &mut Connection, started: Instant) {
+        let took = started.elapsed();
+        self.metrics.connect(connection.direction, took);
+        self.step(connection, Step { name: "dial", started, took });
+    }
+
+    /// A handshake has succeeded.
+    fn shook_hands(&self, connection: &mut Connection, started: Instant) {
+        let took = started.elapsed();
+        self.metrics.handshake(connection.direction, took);
+        self.step(connection, Step { name: "handshake", started, took });
+    }
+
+    fn step(&self, connection: &mut Connection, step: Step) {
+        if self.traces.is_some() {
+            connection.steps.push(step);
+        }
+    }
+
     /// Logs and counts a connection's end.
-    fn ended(&self, connection: &Connection, reason: Reason) {
+    fn ended(&self, connection: &mut Connection, reason: Reason) {
         // Refusals are what anybody on the network can cause.
         if reason.gravity() != Gravity::Refusal || self.flood.may_log(Instant::now()) {
             connection.log(reason);
+            if let Some(traces) = &self.traces {
+                traces.ended(connection, reason);
+            }
         }
         self.metrics.ended(connection.direction, reason);
         if reason.gravity() != Gravity::Normal {

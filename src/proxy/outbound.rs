@@ -99,12 +99,16 @@ async fn have_peer(target: SocketAddr, sidecar: &Sidecar, connection: &mut Conne
 /// Connects, again and again while the peer answers that nobody listens: an agent that is restarted is back within a second,
 /// and the app, whose connection hangs in the meantime, would take longer than that to dial anew.
 async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpStream, Reason> {
-    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let started = Instant::now();
+    let deadline = started + CONNECT_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let error = match dial(connection.peer(), FarEnd::Peer(sidecar.config.limits.peer_timeout), left).await {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                sidecar.dialled(connection, started);
+                return Ok(stream);
+            }
             Err(error) => error,
         };
         if error.kind() != io::ErrorKind::ConnectionRefused || Instant::now() + pause >= deadline {
@@ -136,7 +140,7 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
     let timeout = sidecar.config.limits.handshake_timeout;
     match tokio::time::timeout(timeout, shake_hands(stream, session)).await {
         Ok(Ok(peer)) => {
-            sidecar.metrics.handshake(connection.direction, started.elapsed());
+            sidecar.shook_hands(connection, started);
             connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
             sidecar.peer_memory.saw_tls(connection.peer());
             Ok(Some(peer))

@@ -3,8 +3,12 @@
 mod admin;
 mod harness;
 mod lifecycle;
+mod log;
+mod metrics;
 mod permissive;
 mod refusals;
 mod resilience;
 mod startup;
+mod status;
+mod traces;
 mod traffic;

@@ -4,3 +4,4 @@ pub mod explain;
 pub mod iptables;
 pub mod nft;
 pub mod report;
+pub mod status;

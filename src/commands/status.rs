@@ -1,0 +1,58 @@
+//! `bypassctl status`: what the sidecar of this pod says of itself.
+
+use std::io::IsTerminal as _;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::anyhow;
+
+use crate::cli::{CheckOutput, StatusArgs};
+use crate::commands::{Failure, Outcome, print};
+use crate::core::render::status;
+use crate::core::status::{Readiness, Status};
+use crate::pod::admin;
+
+pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
+    if !args.local {
+        return Err(Failure::usage(anyhow!(
+            "give --local, for the sidecar in this pod's network namespace; the status of a whole cluster is not there yet"
+        )));
+    }
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.admin_port);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (_, answer) = runtime.block_on(admin::get(address, "/status")).map_err(|error| {
+        Failure::not_well(anyhow!(
+            "no sidecar answers at {address}: {error}; does it run in this network namespace, and with this --admin-port?"
+        ))
+    })?;
+    let status: Status = serde_json::from_str(&answer).map_err(|error| {
+        anyhow!("what answers at {address} is no bypassctl proxy, or one of another version: {error}")
+    })?;
+    let Some(readiness) = &status.readiness else {
+        return Err(anyhow!("what answers at {address} is no bypassctl proxy: its /status tells no readiness").into());
+    };
+    if args.ready {
+        return tell_readiness(readiness, &answer, args.output);
+    }
+    print(&match args.output {
+        CheckOutput::Text => {
+            status::text(&status, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        }
+        CheckOutput::Json => answer,
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// For probes: nothing if it is ready.
+fn tell_readiness(readiness: &Readiness, answer: &str, output: CheckOutput) -> Result<Outcome, Failure> {
+    if readiness.ready {
+        return Ok(Outcome::Done);
+    }
+    print(&match output {
+        CheckOutput::Text => status::readiness(readiness, false),
+        CheckOutput::Json => {
+            let whole: serde_json::Value = serde_json::from_str(answer)?;
+            format!("{}\n", whole["readiness"])
+        }
+    })?;
+    Ok(Outcome::NotWell)
+}

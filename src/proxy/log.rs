@@ -1,0 +1,109 @@
+//! The log's filter, which can be changed while the sidecar runs.
+
+use std::fmt;
+
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+/// Why a text is no log filter.
+#[derive(Debug, thiserror::Error)]
+pub enum LogFilterError {
+    /// Nothing, which would silence everything but errors.
+    #[error("it is empty: write error, warn, info, debug, trace, off, or directives such as bypassctl::proxy=debug")]
+    Empty,
+    /// tracing would take the word for a module, and show nothing but that module.
+    #[error("{0:?} is no level (error, warn, info, debug, trace, off); if it names a module, write {0}=LEVEL")]
+    NoLevel(String),
+    /// A directive that does not parse.
+    #[error("{0}")]
+    Directive(#[from] tracing_subscriber::filter::ParseError),
+}
+
+/// Parses a filter: a level, or directives separated by commas.
+///
+/// # Errors
+/// See [`LogFilterError`].
+pub fn parse_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(LogFilterError::Empty);
+    }
+    // Commas within [span{field=value,…}] separate no directives, and such a directive is no bare word.
+    if !text.contains('[') {
+        let bare = |word: &&str| !word.contains(['=', ':']);
+        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        if let Some(word) = text.split(',').map(str::trim).filter(bare).find(|word| !is_level(word)) {
+            return Err(LogFilterError::NoLevel(word.to_owned()));
+        }
+    }
+    Ok(EnvFilter::try_new(text)?)
+}
+
+/// The filter of the running log.
+#[derive(Clone)]
+pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter {
+    /// The filter that a subscriber was made with.
+    #[must_use]
+    pub const fn new(handle: reload::Handle<EnvFilter, Registry>) -> Self {
+        Self(handle)
+    }
+
+    /// The filter in force.
+    pub(super) fn shown(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap_or_else(|error| error.to_string())
+    }
+
+    /// Changes the filter, and says so in the log: by the old filter's leave, or else by the new one's.
+    pub(super) fn change(&self, text: &str) -> Result<(), LogFilterError> {
+        let filter = parse_filter(text)?;
+        let (from, to) = (self.shown(), filter.to_string());
+        let say = || tracing::warn!(%from, %to, "the log filter is changed");
+        let is_said = tracing::enabled!(Level::WARN);
+        if is_said {
+            say();
+        }
+        if let Err(error) = self.0.reload(filter) {
+            tracing::error!(%error, "the log filter could not be changed");
+        } else if !is_said {
+            say();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogFilter").field(&self.shown()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_filters() {
+        for text in
+            ["debug", "WARN", "off", "info,bypassctl::proxy=trace", "bypassctl::proxy", "rustls=debug", " info\n"]
+        {
+            parse_filter(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        }
+        parse_filter("info,[connection{peer=1}]=debug").unwrap();
+    }
+
+    #[test]
+    fn a_filter_that_would_not_do_what_was_meant_is_refused() {
+        for (text, part) in [
+            ("", "is empty"),
+            (" \n", "is empty"),
+            ("debgu", "\"debgu\" is no level"),
+            ("info,rustls", "write rustls=LEVEL"),
+            ("bypassctl=loud", "expected one of"),
+        ] {
+            let error = parse_filter(text).expect_err(text).to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+}
