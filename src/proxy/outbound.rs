@@ -93,11 +93,7 @@ async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Re
 }
 
 /// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS.
-async fn originate(
-    sidecar: &Sidecar,
-    connection: &mut Connection,
-    or_plaintext: bool,
-) -> Result<Option<Peer>, Reason> {
+async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext: bool) -> Result<Option<Peer>, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
     let stream = connect(connection).await?;
     let name = ServerName::IpAddress(connection.peer().ip().into());
@@ -113,9 +109,7 @@ async fn originate(
             Ok(Some(peer))
         }
         Ok(Err(unsecured))
-            if or_plaintext
-                && unsecured.speaks_no_tls()
-                && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
+            if or_plaintext && unsecured.speaks_no_tls() && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
         {
             Ok(None)
         }

@@ -92,12 +92,7 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Copies until both directions have ended; says why, and the error behind it.
-pub(super) async fn pump(
-    app: TcpStream,
-    peer: Peer,
-    moved: &Moved,
-    bounds: Bounds<'_>,
-) -> (Reason, Option<io::Error>) {
+pub(super) async fn pump(app: TcpStream, peer: Peer, moved: &Moved, bounds: Bounds<'_>) -> (Reason, Option<io::Error>) {
     let mut engine = Engine::new(app, peer, moved);
     let reason = match until_the_end(&mut engine, moved, bounds).await {
         Ok(Reason::Closed) => return (Reason::Closed, None),
