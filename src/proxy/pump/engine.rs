@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::core::outcome::Reason;
 use crate::proxy::faults::Gate;
 use crate::proxy::pump::passage::Passage;
-use crate::proxy::pump::pool::{self, Lent, PLAIN, SEALED};
+use crate::proxy::pump::pool::{self, Lent, PLAIN, SEALED, SMALL};
 use crate::proxy::pump::{Moved, Peer, Tally};
 use crate::tls::{Buffer, Opened, Session};
 
@@ -181,7 +181,10 @@ impl<'a> Engine<'a> {
             ready!(self.peer.poll_read_ready(cx)).map_err(Broken::peer)?;
             let mut read = pool::borrow();
             read.extend(&self.partial);
-            let filled = ready!(poll_fill(&mut self.peer, &mut read, SEALED, cx)).map_err(Broken::peer)?;
+            // A message of TLS's own can lie in several records, all of which wait for the last.
+            read.room_for(SMALL);
+            let most = SEALED.max(self.partial.len() + SMALL);
+            let filled = ready!(poll_fill(&mut self.peer, &mut read, most, cx)).map_err(Broken::peer)?;
             match (filled, &self.session) {
                 (0, Some(_)) => return Poll::Ready(Err(Broken::peer(truncated()))),
                 (0, None) => self.inwards.ending = true,

@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use crate::tls::Buffer;
 
 /// Records that are moved at once. Calls and wake-ups are what a relay costs: with 64 KiB at once it does two thirds of
-/// the work for the same processor time, and with more than 256 KiB nothing more (docs/benchmarks.md).
+/// the work for the same processor time, and with more than 256 KiB no more (docs/decisions/0012-data-path.md).
 const RECORDS: usize = 16;
 /// A TLS record's plaintext (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
