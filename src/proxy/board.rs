@@ -105,6 +105,11 @@ impl Drop for OpenGuard<'_> {
 }
 
 impl Board {
+    /// How many connections there have been.
+    pub(super) fn begun(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     /// A connection that was just accepted.
     pub(super) fn connection(&self, direction: Direction, from: SocketAddr, metrics: &Metrics) -> Connection {
         let (bytes_in, bytes_out) = metrics.bytes(direction);

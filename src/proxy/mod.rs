@@ -18,6 +18,7 @@ mod inbound;
 mod istio;
 mod listen;
 pub mod log;
+mod memory;
 mod metrics;
 mod otlp;
 mod outbound;
@@ -173,6 +174,7 @@ pub async fn run(
     }
     services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
     services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    services.spawn(stopped_by(stop.clone(), memory::watch(Arc::clone(&sidecar))));
     if sidecar.faults.enabled() {
         tracing::warn!("--fault-injection: whoever reaches the admin port over loopback may order faults");
         services.spawn(stopped_by(stop.clone(), faults::watch(Arc::clone(&sidecar))));

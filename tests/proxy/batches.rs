@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
-use crate::harness::{App, Certificates, Sidecar, connect, eventually, local};
+use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, local};
 use crate::intruder::client;
 
 /// What the sidecar reads at once.
@@ -178,4 +178,30 @@ fn slow_readers_stop_the_writers_and_get_everything_in_the_end() {
         let active = near.get("/metrics").1;
         active.contains("bypassctl_connections_active{direction=\"outbound\"} 0").then_some(())
     });
+}
+
+/// Promise: what many connections took is given back to the system once they are gone.
+#[test]
+fn memory_is_given_back_after_many_connections() {
+    const CONNECTIONS: usize = 300;
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let far = Sidecar::between(&dir, local(1), app.address, &[]);
+    let near = Sidecar::between(&dir, far.inbound, local(1), &[]);
+    let resident = || near.resident_kib() + far.resident_kib();
+    let open = |connections: usize| {
+        let mut streams: Vec<TcpStream> = (0..connections).map(|_| connect(near.outbound).unwrap()).collect();
+        for stream in &mut streams {
+            assert_echo(stream, "used");
+        }
+        streams
+    };
+    drop(open(1));
+    let before = resident();
+    let streams = open(CONNECTIONS);
+    let full = resident();
+    assert!(full > before + 1024, "they took something: {before} to {full} KiB");
+    drop(streams);
+    eventually("most of it is given back", || (resident() < before + (full - before) / 2).then_some(()));
 }
