@@ -5,6 +5,9 @@
 mod check;
 mod demo;
 mod explain;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod init;
 mod parse;
 mod proxy;

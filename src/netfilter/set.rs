@@ -82,7 +82,7 @@ pub(super) fn read(
     Ok(sets)
 }
 
-fn elements(attribute: &SetElementList) -> Vec<(u16, bool)> {
+pub(super) fn elements(attribute: &SetElementList) -> Vec<(u16, bool)> {
     let SetElementList::Elements(list) = attribute else { return Vec::new() };
     list.iter().filter_map(boundary).collect()
 }
@@ -104,7 +104,7 @@ fn boundary(element: &ListAttribute<SetElementAttribute>) -> Option<(u16, bool)>
     Some((port?, is_end))
 }
 
-fn ports(mut boundaries: Vec<(u16, bool)>) -> Option<PortSet> {
+pub(super) fn ports(mut boundaries: Vec<(u16, bool)>) -> Option<PortSet> {
     // nft adds an end at 0 before the first interval.
     boundaries.retain(|boundary| *boundary != (0, true));
     boundaries.sort_unstable();

@@ -138,15 +138,7 @@ impl NetfilterSocket {
     fn receive(&self) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         self.0.recv(&mut buffer, 0)?;
-        let mut messages = Vec::new();
-        let mut rest = buffer.as_slice();
-        while !rest.is_empty() {
-            let length = NetlinkBuffer::new_checked(rest).map_err(undecodable)?.length() as usize;
-            messages.push(NetlinkMessage::deserialize(rest).map_err(undecodable)?);
-            // Messages are aligned to four bytes (NLMSG_ALIGN).
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(messages)
+        messages(&buffer)
     }
 
     fn grow_send_buffer(&mut self, bytes: usize) {
@@ -155,6 +147,25 @@ impl NetfilterSocket {
             let _ = setsockopt(&self.0, sockopt::SndBufForce, &(2 * bytes));
         }
     }
+}
+
+/// The messages of one answer.
+pub(super) fn messages(mut rest: &[u8]) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let length = NetlinkBuffer::new_checked(rest).map_err(undecodable)?.length() as usize;
+        messages.push(decode(rest)?);
+        // Messages are aligned to four bytes (NLMSG_ALIGN).
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(messages)
+}
+
+/// The first message of these. The crate takes lengths inside of nested attributes on trust, and panics where they are
+/// wrong (`NlaBuffer::new` in netlink-packet-netfilter 0.4.0, found by fuzzing).
+pub(super) fn decode(bytes: &[u8]) -> io::Result<NetlinkMessage<NetfilterMessage>> {
+    let decoded = std::panic::catch_unwind(|| NetlinkMessage::deserialize(bytes));
+    decoded.map_err(|_| undecodable("a length inside of it is wrong"))?.map_err(undecodable)
 }
 
 fn batch(message: ControlMessage) -> NetfilterMessage {
@@ -174,4 +185,15 @@ fn emit(buffer: &mut Vec<u8>, sequence: u32, flags: u16, message: NetfilterMessa
 
 fn undecodable(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's netlink answer cannot be decoded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_length_inside_an_answer_is_an_error_and_no_panic() {
+        let answer = include_bytes!("../../fuzz/corpus/netfilter_answer/wrong-length-inside");
+        assert!(messages(answer).is_err());
+    }
 }

@@ -5,6 +5,9 @@
 mod certificate;
 mod credentials;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod issue;
 mod reload;
 mod verify;

@@ -12,7 +12,7 @@ use crate::netfilter::table::dump;
 
 /// A set's elements as they come: key, and whether it is the first one past an interval; `None` where that does not
 /// say all.
-pub(super) type Elements = Option<Vec<(Vec<u8>, bool)>>;
+pub(in crate::netfilter) type Elements = Option<Vec<(Vec<u8>, bool)>>;
 
 /// Reads a set.
 pub(super) fn elements(
@@ -23,8 +23,13 @@ pub(super) fn elements(
 ) -> Result<Elements, NetfilterError> {
     let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
     let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+    Ok(listed(dump(socket, protocol, request)?.iter().map(|(_, message)| message)))
+}
+
+/// The elements that these messages list.
+pub(in crate::netfilter) fn listed<'a>(messages: impl Iterator<Item = &'a NfTablesMessage>) -> Elements {
     let mut found = Some(Vec::new());
-    for (_, message) in dump(socket, protocol, request)? {
+    for message in messages {
         let NfTablesMessage::NewSetElement(message) = message else { continue };
         for attribute in &message.attributes {
             let SetElementList::Elements(list) = attribute else { continue };
@@ -36,7 +41,7 @@ pub(super) fn elements(
             }
         }
     }
-    Ok(found)
+    found
 }
 
 fn element(element: &ListAttribute<SetElementAttribute>) -> Option<(Vec<u8>, bool)> {
