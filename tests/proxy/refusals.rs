@@ -2,56 +2,15 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::time::Instant;
 
 use bypassctl::tls::issue::IssuedLeaf;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
-use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::AlertDescription;
 
-use crate::harness::{App, Certificates, DEADLINE, Sidecar, assert_no_byte, assert_reset, connect, free_port, local};
-
-/// An attacker checks no certificates.
-#[derive(Debug)]
-struct TrustsAnybody;
-
-impl ServerCertVerifier for TrustsAnybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
+use crate::client::session;
+use crate::harness::{
+    App, Certificates, DEADLINE, Sidecar, assert_no_byte, assert_reset, connect, eventually, free_port, local,
+};
 
 /// Speaks TLS to the sidecar with this certificate, says something, and returns what came of it.
 fn intrude(
@@ -59,21 +18,7 @@ fn intrude(
     leaf: Option<&IssuedLeaf>,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> io::Error {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustsAnybody));
-    let config = match leaf {
-        None => builder.with_no_client_auth(),
-        Some(leaf) => {
-            let chain = vec![CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap()];
-            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
-            builder.with_client_auth_cert(chain, key).unwrap()
-        }
-    };
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    let session = ClientConnection::new(Arc::new(config), name).unwrap();
+    let session = session(leaf, version, Vec::new());
     let mut stream = rustls::StreamOwned::new(session, connect(sidecar.inbound).unwrap());
     let said = stream.write_all(b"AKKA\x01 let me in");
     said.and_then(|()| stream.read_exact(&mut [0])).expect_err("the sidecar answered an intruder")
@@ -103,7 +48,9 @@ fn a_wrong_identity_is_refused_with_an_alert_and_evidence() {
     assert_eq!(app.accepted(), 0);
     let refusal = &sidecar.status()["refusals"][0];
     assert_eq!(refusal["identity"], "spiffe://cluster.local/ns/shop/sa/intruder");
-    assert!(sidecar.get("/metrics").1.contains("bypassctl_denied_total{direction=\"inbound\"} 2"));
+    eventually("both are counted", || {
+        sidecar.get("/metrics").1.contains("bypassctl_denied_total{direction=\"inbound\"} 2").then_some(())
+    });
 }
 
 /// Promise: the right name from another CA is nobody's name, and no certificate is no name.
