@@ -99,7 +99,7 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
 }
 
 /// What the agent's canaries of both families came to.
-fn rules_effective(status: &Value) -> Option<bool> {
+pub(super) fn rules_effective(status: &Value) -> Option<bool> {
     let families = status["rules"]["families"].as_object()?;
     let states: Vec<&str> = families.values().filter_map(|family| family["state"].as_str()).collect();
     if states.contains(&"missing") {

@@ -72,7 +72,7 @@ fn warn_of_interceptors() -> Result<(), Failure> {
     Ok(())
 }
 
-fn rendered(plan: &RedirectPlan, choice: BackendChoice) -> String {
+pub(super) fn rendered(plan: &RedirectPlan, choice: BackendChoice) -> String {
     match choice {
         BackendChoice::Auto | BackendChoice::Nft => nft::render(&plan.ruleset(&Substitutes::default())),
         BackendChoice::IptablesNft | BackendChoice::IptablesLegacy => {
@@ -95,7 +95,7 @@ fn add_mesh_uids(plan: &mut RedirectPlan) -> Result<(), Failure> {
     Ok(())
 }
 
-fn plan(args: &InitArgs) -> Result<RedirectPlan, ConfigError> {
+pub(super) fn plan(args: &InitArgs) -> Result<RedirectPlan, ConfigError> {
     let cluster = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)?;
     let agent = &args.agent;
     let mesh_uids = if args.mesh_uid.is_empty() { vec![DEFAULT_MESH_UID] } else { args.mesh_uid.clone() };

@@ -5,6 +5,9 @@
 mod check;
 mod demo;
 mod explain;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod init;
 mod parse;
 mod proxy;
@@ -147,14 +150,17 @@ fn start_logging(global: &Global) -> Result<LogFilter, Failure> {
     })?;
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
+    // A line that cannot be written, on a full disk for instance, would be complained about on the same standard error by
+    // a macro that panics if that fails too.
     match global.log_format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
-            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi)).init();
+            let text = tracing_subscriber::fmt::layer().with_ansi(ansi).log_internal_errors(false);
+            registry.with(text.with_writer(std::io::stderr)).init();
         }
         LogFormat::Json => {
             let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
-            registry.with(json.with_writer(std::io::stderr)).init();
+            registry.with(json.log_internal_errors(false).with_writer(std::io::stderr)).init();
         }
     }
     Ok(LogFilter::new(handle))

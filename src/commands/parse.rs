@@ -37,13 +37,24 @@ fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {
     path
 }
 
-fn with_file(mut command: Command, path: &Path) -> Result<Command, Error> {
-    let fail = |text: String| Cli::command().error(ErrorKind::InvalidValue, format!("{}: {text}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+fn with_file(command: Command, path: &Path) -> Result<Command, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => with_text(command, path, &text),
+        Err(error) => Err(fault(path, &format!("cannot be read: {error}"))),
+    }
+}
+
+fn fault(path: &Path, text: &str) -> Error {
+    Cli::command().error(ErrorKind::InvalidValue, format!("{}: {text}", path.display()))
+}
+
+/// The command with the file's values as defaults.
+pub(super) fn with_text(mut command: Command, path: &Path, text: &str) -> Result<Command, Error> {
+    let fail = |text: String| fault(path, &text);
     let file: BTreeMap<String, Value> = if text.trim().is_empty() {
         BTreeMap::new()
     } else {
-        serde_saphyr::from_str(&text).map_err(|error| fail(format!("is not a YAML mapping: {error}")))?
+        serde_saphyr::from_str(text).map_err(|error| fail(format!("is not a YAML mapping: {error}")))?
     };
     // A key of one command's own section beats the same key at the top.
     let (sections, shared): (Vec<_>, Vec<_>) = file.into_iter().partition(|(key, _)| is_section(&command, key));

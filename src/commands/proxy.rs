@@ -65,7 +65,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
+pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
     let ProxyArgs { cluster, agent, mode, tls, .. } = args;
     let files = || {
         TlsFiles::new(tls.tls_dir.as_deref(), tls.tls_cert.as_deref(), tls.tls_key.as_deref(), tls.tls_ca.as_deref())

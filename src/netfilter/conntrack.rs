@@ -21,7 +21,7 @@ pub fn redirected_connections(ports: &[u16]) -> Result<usize, NetfilterError> {
 }
 
 /// Who answers has another port than the one that was dialled.
-fn is_redirected(connection: &[ConntrackAttribute], ports: &[u16]) -> bool {
+pub(super) fn is_redirected(connection: &[ConntrackAttribute], ports: &[u16]) -> bool {
     let (mut dialled, mut answering, mut established) = (None, None, false);
     for attribute in connection {
         match attribute {

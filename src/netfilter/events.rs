@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkBuffer, NetlinkPayload};
 use netlink_packet_netfilter::nftables::{GenAttribute, NfTablesMessage};
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::netfilter::NetfilterError;
+use crate::netfilter::{NetfilterError, socket};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
@@ -106,11 +106,11 @@ impl Events {
 }
 
 /// The process behind a transaction, from the message that ends it.
-fn author(mut rest: &[u8]) -> Option<String> {
+pub(super) fn author(mut rest: &[u8]) -> Option<String> {
     let mut by = None;
     while let Ok(header) = NetlinkBuffer::new_checked(rest) {
         let length = header.length() as usize;
-        if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(rest)
+        if let Ok(message) = socket::decode::<NetfilterMessage>(rest)
             && let NetlinkPayload::InnerMessage(message) = message.payload
             && let NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(generation)) = message.inner
         {

@@ -80,7 +80,7 @@ pub fn interceptors_by_interface() -> Result<Vec<String>, NetfilterError> {
     Ok(found)
 }
 
-fn names_interface(expressions: &[Expressions]) -> bool {
+pub(super) fn names_interface(expressions: &[Expressions]) -> bool {
     let is_name = |key: &MetaKey| matches!(key, MetaKey::Iifname | MetaKey::Oifname | MetaKey::Iif | MetaKey::Oif);
     expressions.windows(2).any(|pair| match pair {
         [Expressions::Meta(load), Expressions::Cmp(test)] => {
@@ -95,7 +95,7 @@ fn names_interface(expressions: &[Expressions]) -> bool {
     })
 }
 
-fn acts_before_nat(expression: &Expressions) -> bool {
+pub(super) fn acts_before_nat(expression: &Expressions) -> bool {
     // `NFTA_TARGET_NAME` (linux/netfilter/nf_tables_compat.h) of an iptables-nft target.
     const NAME: u16 = 1;
     let Expressions::Other { expression_type, attributes } = expression else { return false };
@@ -108,7 +108,7 @@ fn acts_before_nat(expression: &Expressions) -> bool {
     }
 }
 
-fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
+pub(super) fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
     let mut uids = Vec::new();
     let mut uid_loaded = false;
     for expression in expressions {

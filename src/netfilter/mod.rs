@@ -10,6 +10,9 @@ mod encode;
 mod events;
 mod expression;
 mod foreign;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gather;
 pub mod guard;
 pub mod iptables;

@@ -76,7 +76,7 @@ pub(super) fn read(
 }
 
 /// A port, and whether it is the first one past an interval.
-fn boundary(attributes: &SetElement) -> Option<(u16, bool)> {
+pub(super) fn boundary(attributes: &SetElement) -> Option<(u16, bool)> {
     let mut port = None;
     let mut is_end = false;
     for attribute in attributes {
@@ -91,7 +91,7 @@ fn boundary(attributes: &SetElement) -> Option<(u16, bool)> {
     Some((port?, is_end))
 }
 
-fn ports(mut boundaries: Vec<(u16, bool)>) -> Option<PortSet> {
+pub(super) fn ports(mut boundaries: Vec<(u16, bool)>) -> Option<PortSet> {
     // nft adds an end at 0 before the first interval.
     boundaries.retain(|boundary| *boundary != (0, true));
     boundaries.sort_unstable();

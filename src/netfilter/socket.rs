@@ -152,15 +152,7 @@ impl NetfilterSocket {
     fn receive<M: NetlinkDeserializable>(&self) -> io::Result<Vec<NetlinkMessage<M>>> {
         let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         self.0.recv(&mut buffer, 0)?;
-        let mut messages = Vec::new();
-        let mut rest = buffer.as_slice();
-        while !rest.is_empty() {
-            let length = NetlinkBuffer::new_checked(rest).map_err(undecodable)?.length() as usize;
-            messages.push(NetlinkMessage::deserialize(rest).map_err(undecodable)?);
-            // Messages are aligned to four bytes (NLMSG_ALIGN).
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(messages)
+        messages(&buffer)
     }
 
     fn grow_send_buffer(&mut self, bytes: usize) {
@@ -201,6 +193,36 @@ impl NetlinkDeserializable for SetElements {
     }
 }
 
+/// The elements of sets that these messages list, for the fuzzer.
+#[cfg(feature = "fuzzing")]
+pub(super) fn set_elements(bytes: &[u8]) -> Vec<SetElement> {
+    let messages = messages::<SetElements>(bytes).unwrap_or_default();
+    let lists = messages.into_iter().filter_map(|message| match message.payload {
+        NetlinkPayload::InnerMessage(SetElements(elements)) => Some(elements),
+        _ => None,
+    });
+    lists.flatten().collect()
+}
+
+/// The messages of one answer.
+pub(super) fn messages<M: NetlinkDeserializable>(mut rest: &[u8]) -> io::Result<Vec<NetlinkMessage<M>>> {
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let length = NetlinkBuffer::new_checked(rest).map_err(undecodable)?.length() as usize;
+        messages.push(decode(rest)?);
+        // Messages are aligned to four bytes (NLMSG_ALIGN).
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(messages)
+}
+
+/// The first message of these. The crate takes lengths inside of nested attributes on trust, and panics where they are
+/// wrong (`NlaBuffer::new` in netlink-packet-netfilter 0.4.0, found by fuzzing).
+pub(super) fn decode<M: NetlinkDeserializable>(bytes: &[u8]) -> io::Result<NetlinkMessage<M>> {
+    let decoded = std::panic::catch_unwind(|| NetlinkMessage::deserialize(bytes));
+    decoded.map_err(|_| undecodable("a length inside of it is wrong"))?.map_err(undecodable)
+}
+
 fn batch(message: ControlMessage) -> NetfilterMessage {
     NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES_SUBSYSTEM), message)
 }
@@ -218,4 +240,15 @@ fn emit(buffer: &mut Vec<u8>, sequence: u32, flags: u16, message: NetfilterMessa
 
 fn undecodable(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the kernel's netlink answer cannot be decoded: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_length_inside_an_answer_is_an_error_and_no_panic() {
+        let answer = include_bytes!("../../fuzz/corpus/netfilter_answer/wrong-length-inside");
+        assert!(messages::<NetfilterMessage>(answer).is_err());
+    }
 }

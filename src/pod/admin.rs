@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// How long the whole request may take.
@@ -39,10 +40,16 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String)
 }
 
 async fn request(address: SocketAddr, path: &str) -> Result<(StatusCode, String), AdminError> {
-    let stream = TcpStream::connect(address).await?;
+    ask(TcpStream::connect(address).await?, &address.to_string(), path).await
+}
+
+pub(super) async fn ask<S>(stream: S, host: &str, path: &str) -> Result<(StatusCode, String), AdminError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(path).header("host", address.to_string()).body(Body::empty());
+    let request = Request::get(path).header("host", host).body(Body::empty());
     let response = sender.send_request(request.expect("a path is a valid URI")).await?;
     let status = response.status();
     let body = to_bytes(Body::new(response.into_body()), LARGEST).await.map_err(AdminError::Body)?;

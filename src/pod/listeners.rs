@@ -20,7 +20,7 @@ pub fn listening() -> io::Result<Vec<SocketAddr>> {
 }
 
 /// The listening sockets of one table (Documentation/networking/proc_net_tcp.rst).
-fn parse(table: &str) -> impl Iterator<Item = SocketAddr> + '_ {
+pub(super) fn parse(table: &str) -> impl Iterator<Item = SocketAddr> + '_ {
     table.lines().skip(1).filter_map(|line| {
         let mut columns = line.split_ascii_whitespace().skip(1);
         let (local, _remote, state) = (columns.next()?, columns.next()?, columns.next()?);

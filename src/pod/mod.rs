@@ -3,4 +3,7 @@
 //! Gathers and never judges; [`crate::core::checks`] judges.
 
 pub mod admin;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod listeners;

@@ -6,6 +6,9 @@ mod buffer;
 mod certificate;
 mod credentials;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod issue;
 mod reload;
 mod session;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
+use crate::client::session;
 use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, local};
-use crate::intruder::client;
 
 /// What the sidecar reads at once.
 const BATCH: usize = 256 * 1024;
@@ -21,7 +21,7 @@ struct Peer {
 impl Peer {
     fn dial(sidecar: &Sidecar, certificates: &Certificates, version: &'static SupportedProtocolVersion) -> Self {
         let leaf = certificates.leaf("cart");
-        let (mut tls, mut tcp) = (client(Some(&leaf), version), connect(sidecar.inbound).unwrap());
+        let (mut tls, mut tcp) = (session(Some(&leaf), version, Vec::new()), connect(sidecar.inbound).unwrap());
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp).unwrap();
         }
@@ -59,7 +59,8 @@ fn what_comes_with_the_handshake_is_delivered() {
     let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), app.address, &[]);
     for (bytes, end) in [(5, false), (5, true), (40_000, false), (40_000, true)] {
         let leaf = certificates.leaf("cart");
-        let (mut tls, mut tcp) = (client(Some(&leaf), &rustls::version::TLS13), connect(sidecar.inbound).unwrap());
+        let (mut tls, mut tcp) =
+            (session(Some(&leaf), &rustls::version::TLS13, Vec::new()), connect(sidecar.inbound).unwrap());
         tls.write_tls(&mut tcp).unwrap();
         while tls.is_handshaking() {
             tls.read_tls(&mut tcp).unwrap();

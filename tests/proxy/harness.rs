@@ -80,6 +80,11 @@ pub(crate) fn write_set(dir: &Path, leaf: &IssuedLeaf, ca: &str) {
     std::fs::write(dir.join("ca.crt"), ca).unwrap();
 }
 
+/// The executable: the one of this build, or `BYPASSCTL_BIN`.
+pub(crate) fn executable() -> PathBuf {
+    std::env::var_os("BYPASSCTL_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bypassctl").into(), PathBuf::from)
+}
+
 /// A running sidecar; killed when dropped.
 pub(crate) struct Sidecar {
     child: Child,
@@ -92,33 +97,80 @@ pub(crate) struct Sidecar {
 impl Sidecar {
     /// Starts a sidecar with ports of its own, and waits until it serves.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_by(Command::new(executable()).stderr(Stdio::piped()), args)
+    }
+
+    /// The same by a command that sets up something for it.
+    pub(crate) fn start_by(command: &mut Command, args: &[&str]) -> Self {
         let (outbound, inbound, admin) = (free_port(), free_port(), free_port());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bypassctl"))
+        command
             .args(["--log-format", "json", "proxy", "--bind-address", "127.0.0.1"])
             .args(["--outbound-port", &outbound.to_string(), "--inbound-port", &inbound.to_string()])
             .args(["--admin-port", &admin.to_string()])
             .args(args)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = collect(child.stderr.take().unwrap());
+            .stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let log = child.stderr.take().map(collect).unwrap_or_default();
         let mut sidecar = Self { child, log, outbound: local(outbound), inbound: local(inbound), admin: local(admin) };
-        eventually("the sidecar serves", || {
-            if let Some(status) = sidecar.child.try_wait().unwrap() {
-                panic!("the sidecar ended with {status}: {}", sidecar.log());
-            }
-            http(sidecar.admin, "GET", "/healthz").ok().filter(|(status, _)| *status == 200)
-        });
+        sidecar.wait_until_it_serves();
         sidecar
+    }
+
+    fn wait_until_it_serves(&mut self) {
+        eventually("the sidecar serves", || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the sidecar ended with {status}: {}", self.log());
+            }
+            http(self.admin, "GET", "/healthz").ok().filter(|(status, _)| *status == 200)
+        });
+    }
+
+    /// Kills it, and has its command start it anew, on the same ports.
+    pub(crate) fn restart(&mut self, command: &mut Command) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = command.spawn().unwrap();
+        self.log = self.child.stderr.take().map(collect).unwrap_or_default();
+        self.wait_until_it_serves();
     }
 
     /// A sidecar with certificates of `dir` that dials `peer` and hands over to `app`.
     pub(crate) fn between(dir: &Path, peer: SocketAddr, app: SocketAddr, more: &[&str]) -> Self {
+        Self::between_by(Command::new(executable()).stderr(Stdio::piped()), dir, peer, app, more)
+    }
+
+    /// The same by a command that sets up something for it.
+    pub(crate) fn between_by(
+        command: &mut Command,
+        dir: &Path,
+        peer: SocketAddr,
+        app: SocketAddr,
+        more: &[&str],
+    ) -> Self {
         let (peer, app) = (peer.to_string(), app.to_string());
         let mut args = vec!["--tls-dir", dir.to_str().unwrap(), "--outbound-target", &peer, "--inbound-target", &app];
         args.extend(more);
-        Self::start(&args)
+        Self::start_by(command, &args)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processor time that it has taken so far, in user and kernel mode.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name, in parentheses, may hold anything; the 14th and 15th fields are ticks of 10 ms (proc(5)).
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(10 * ticks)
+    }
+
+    /// Memory of its own that it has in use, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        anonymous.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     pub(crate) fn log(&self) -> String {

@@ -2,14 +2,18 @@
 
 mod admin;
 mod batches;
+mod client;
+mod crowds;
 mod harness;
-mod intruder;
+mod hostile;
 mod lifecycle;
 mod log;
 mod metrics;
 mod permissive;
 mod refusals;
 mod resilience;
+mod scarcity;
+mod soak;
 mod startup;
 mod status;
 mod traces;

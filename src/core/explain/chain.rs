@@ -9,6 +9,9 @@ use crate::core::explain::walk::Walk;
 /// `NFT_JUMP_STACK_SIZE` (net/netfilter/nf_tables.h): the kernel refuses deeper ones.
 const DEPTH: usize = 16;
 
+/// Far more rules than a packet meets. What the kernel accepts can branch at every level, and text need not come from it.
+const MOST_RULES: usize = 100_000;
+
 /// What a base chain says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -50,6 +53,13 @@ impl Walk<'_> {
             return None;
         };
         for (index, rule) in chain.rules.iter().enumerate() {
+            self.met += 1;
+            if self.met == MOST_RULES {
+                self.doubt(format!("{}: more than {MOST_RULES} rules are not followed", table_name(base)));
+            }
+            if self.met >= MOST_RULES {
+                return None;
+            }
             match self.run_rule(base, name, index + 1, rule) {
                 Next::Rule => {}
                 Next::Return => return None,

@@ -31,8 +31,7 @@ pub fn tables(text: &str, family: Family) -> Vec<Table> {
             table.chains.push(Chain { name: name.to_owned(), base, rules: Vec::new() });
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let (name, options) = rule.split_once(' ').unwrap_or((rule, ""));
-            let chains: Vec<String> = table.chains.iter().map(|chain| chain.name.clone()).collect();
-            let rule = rule_of(options, family, &chains);
+            let rule = rule_of(options, family, &table.chains);
             if let Some(chain) = table.chains.iter_mut().find(|chain| chain.name == name) {
                 chain.rules.push(rule);
             }
@@ -62,7 +61,8 @@ fn base(table: &str, chain: &str, drops: bool) -> Option<Base> {
     Some(Base { kind, hook, priority, drops })
 }
 
-fn rule_of(line: &str, family: Family, chains: &[String]) -> Rule {
+fn rule_of(line: &str, family: Family, chains: &[Chain]) -> Rule {
+    let is_chain = |target: &str| chains.iter().any(|chain| chain.name == target);
     let mut reader = Reader::new(family);
     let words = words(line);
     let mut rest = words.as_slice();
@@ -82,7 +82,7 @@ fn rule_of(line: &str, family: Family, chains: &[String]) -> Rule {
         }
         match (word.as_str(), values.first()) {
             ("--comment", text) => comment = text.cloned().unwrap_or_default(),
-            ("-j", Some(target)) if chains.contains(target) => reader.does(Statement::Jump(target.clone())),
+            ("-j", Some(target)) if is_chain(target) => reader.does(Statement::Jump(target.clone())),
             ("-g", Some(target)) => reader.does(Statement::Goto(target.clone())),
             ("-j", Some(target)) => reader.target(target),
             (option, _) => reader.option(option, values),

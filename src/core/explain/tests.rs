@@ -271,3 +271,12 @@ fn iptables_save_is_read_word_by_word() {
     let unknown = outgoing(&Filters { tables: save::tables(text, Family::V4), unread: Vec::new() });
     assert!(!unknown.sure && unknown.end.kind == EndKind::Dropped);
 }
+
+#[test]
+fn chains_that_branch_without_end_are_given_up_and_said_to_be() {
+    let jumps = "-A A -m mark --mark 1 -j MARK --set-xmark 0x0/0x0\n-A A -j A\n".repeat(8);
+    let text = format!("*filter\n:OUTPUT ACCEPT [0:0]\n:A - [0:0]\n-A OUTPUT -j A\n{jumps}COMMIT\n");
+    let filters = Filters { tables: save::tables(&text, Family::V4), unread: Vec::new() };
+    let answer = explain(&filters, &question(Direction::Out, "10.77.0.12"), &Pod);
+    assert!(!answer.sure && answer.unsure.iter().any(|doubt| doubt.contains("not followed")), "{:?}", answer.unsure);
+}

@@ -29,6 +29,8 @@ pub(super) struct Walk<'a> {
     /// The place in the trail of what decided the end.
     decided: Option<usize>,
     unsure: Vec<String>,
+    /// How many rules it was asked about so far.
+    pub(super) met: usize,
     not_asked: Vec<NotAsked>,
 }
 
@@ -57,6 +59,7 @@ pub(super) fn walk(filters: &Filters, asked: &Question, surroundings: &dyn Surro
         trail: Vec::new(),
         decided: None,
         unsure: filters.unread.clone(),
+        met: 0,
         not_asked: Vec::new(),
     };
     let end = match asked.direction {
@@ -295,7 +298,9 @@ impl Walk<'_> {
     }
 
     pub(super) fn doubt(&mut self, what: String) {
-        self.unsure.push(what);
+        if self.unsure.last() != Some(&what) {
+            self.unsure.push(what);
+        }
     }
 }
 

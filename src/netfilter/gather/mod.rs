@@ -23,10 +23,11 @@ use crate::core::ruleset::{Family, Hook};
 use crate::netfilter::NetfilterError;
 use crate::netfilter::decode::set_name;
 use crate::netfilter::gather::sets::{Elements, elements};
-use crate::netfilter::socket::NetfilterSocket;
 use crate::netfilter::table::{RuleView, dump, open};
 
 pub use self::routes::Routes;
+#[cfg(feature = "fuzzing")]
+pub(super) use self::{routes::decode as route, sets::listed};
 
 /// Every table of nf_tables and of legacy iptables in this network namespace.
 ///
@@ -56,13 +57,26 @@ fn nf_tables() -> Result<Vec<Table>, NetfilterError> {
     let tables = dump(&socket, everything, NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }))?;
     let chains = dump(&socket, everything, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))?;
     let rules = dump(&socket, everything, NfTablesMessage::GetRule(RuleMessage { attributes: Vec::new() }))?;
+    assemble(&tables, &chains, &rules, |protocol, table, set| elements(&socket, protocol, table, set))
+}
+
+/// A message, and the family that it is about.
+type Told = (NetfilterProtoFamily, NfTablesMessage);
+
+/// The tables that these messages tell of; `ask` knows what is in a set of a table.
+pub(super) fn assemble(
+    tables: &[Told],
+    chains: &[Told],
+    rules: &[Told],
+    mut ask: impl FnMut(NetfilterProtoFamily, &str, &str) -> Result<Elements, NetfilterError>,
+) -> Result<Vec<Table>, NetfilterError> {
     let mut found = Vec::new();
-    for (protocol, message) in &tables {
+    for (protocol, message) in tables {
         let NfTablesMessage::NewTable(message) = message else { continue };
         let Some((name, dormant)) = table(message) else { continue };
         let Some(family) = family(*protocol) else { continue };
         let mut table = Table { keeper: Keeper::NfTables, family, name: name.to_owned(), chains: Vec::new() };
-        for (of, message) in &chains {
+        for (of, message) in chains {
             let NfTablesMessage::NewChain(message) = message else { continue };
             if of == protocol {
                 table.chains.extend(chain(message, name, dormant));
@@ -70,7 +84,7 @@ fn nf_tables() -> Result<Vec<Table>, NetfilterError> {
         }
         let views = rules.iter().filter(|(of, _)| of == protocol).filter_map(|(_, message)| RuleView::of(message));
         let views: Vec<RuleView<'_>> = views.filter(|view| view.table == name).collect();
-        let sets = sets_of(&socket, *protocol, name, &views)?;
+        let sets = sets_of(&views, |set| ask(*protocol, name, set))?;
         for view in views {
             let steps = native::steps(&view.expressions, family, &sets);
             let rule = Rule { steps, comment: view.comment, text: None };
@@ -148,16 +162,14 @@ const fn hook_of(number: HookNumber) -> Option<Hook> {
 }
 
 fn sets_of(
-    socket: &NetfilterSocket,
-    protocol: NetfilterProtoFamily,
-    table: &str,
     rules: &[RuleView<'_>],
+    mut ask: impl FnMut(&str) -> Result<Elements, NetfilterError>,
 ) -> Result<HashMap<String, Elements>, NetfilterError> {
     let mut sets = HashMap::new();
     for expression in rules.iter().flat_map(|rule| &rule.expressions) {
         let Expressions::Lookup(attributes) = expression else { continue };
         let Some(name) = set_name(attributes).filter(|name| !sets.contains_key(*name)) else { continue };
-        sets.insert(name.to_owned(), elements(socket, protocol, table, name)?);
+        sets.insert(name.to_owned(), ask(name)?);
     }
     Ok(sets)
 }

@@ -57,12 +57,17 @@ impl Routes {
         self.0.send(&buffer, 0)?;
         let mut answer = Vec::with_capacity(8192);
         self.0.recv(&mut answer, 0)?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-        Ok(match answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => route_of(&route),
-            _ => None,
-        })
+        decode(&answer)
     }
+}
+
+/// The route in the kernel's answer; `None` if there is none.
+pub(in crate::netfilter) fn decode(answer: &[u8]) -> io::Result<Option<Route>> {
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer).map_err(io::Error::other)?;
+    Ok(match answer.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => route_of(&route),
+        _ => None,
+    })
 }
 
 fn route_of(message: &RouteMessage) -> Option<Route> {

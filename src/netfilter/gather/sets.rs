@@ -9,7 +9,7 @@ use crate::netfilter::table::set_elements;
 
 /// A set's elements as they come: key, and whether it is the first one past an interval; `None` where that does not
 /// say all.
-pub(super) type Elements = Option<Vec<(Vec<u8>, bool)>>;
+pub(in crate::netfilter) type Elements = Option<Vec<(Vec<u8>, bool)>>;
 
 /// Reads a set.
 pub(super) fn elements(
@@ -18,14 +18,19 @@ pub(super) fn elements(
     table: &str,
     set: &str,
 ) -> Result<Elements, NetfilterError> {
+    Ok(listed(&set_elements(socket, protocol, table, set)?))
+}
+
+/// What of these elements is understood.
+pub(in crate::netfilter) fn listed(elements: &[SetElement]) -> Elements {
     let mut found = Some(Vec::new());
-    for listed in set_elements(socket, protocol, table, set)? {
-        match (element(&listed), &mut found) {
+    for listed in elements {
+        match (element(listed), &mut found) {
             (Some(element), Some(found)) => found.push(element),
             _ => found = None,
         }
     }
-    Ok(found)
+    found
 }
 
 fn element(attributes: &SetElement) -> Option<(Vec<u8>, bool)> {

@@ -167,7 +167,7 @@ pub fn legacy_mesh_uids() -> BTreeSet<u32> {
 }
 
 /// Chains, jumps and rules by table and chain, the rules told by their comments.
-fn outline(holding: &Holding) -> Vec<(String, String)> {
+pub(super) fn outline(holding: &Holding) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     for table in &holding.tables {
         let place = |chain: &str| format!("table {}, chain {chain}", table.name);
@@ -209,7 +209,7 @@ pub(super) fn before_ours(variant: Variant) -> Result<Vec<String>, IptablesError
 }
 
 /// First rules of built-in nat chains that are not our jump.
-fn heads(saved: &str) -> Vec<String> {
+pub(super) fn heads(saved: &str) -> Vec<String> {
     let nat = saved.split_once("*nat").map(|(_, rest)| rest.split("COMMIT").next().unwrap_or_default());
     let rules: Vec<&str> = nat.unwrap_or_default().lines().filter_map(|line| Some(line.split_once("-A ")?.1)).collect();
     let of = |chain: &str| rules.iter().find(|rule| rule.starts_with(chain));

@@ -1,4 +1,4 @@
-//! A TLS client that does as it likes.
+//! A TLS client that is not ours, and may be up to something.
 
 use std::sync::Arc;
 
@@ -9,25 +9,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-/// A connection that shows this certificate, and takes any.
-pub(crate) fn client(leaf: Option<&IssuedLeaf>, version: &'static SupportedProtocolVersion) -> ClientConnection {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustsAnybody));
-    let config = match leaf {
-        None => builder.with_no_client_auth(),
-        Some(leaf) => {
-            let chain = vec![CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap()];
-            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
-            builder.with_client_auth_cert(chain, key).unwrap()
-        }
-    };
-    let name = ServerName::try_from("127.0.0.1").unwrap();
-    ClientConnection::new(Arc::new(config), name).unwrap()
-}
-
+/// An attacker checks no certificates.
 #[derive(Debug)]
 struct TrustsAnybody;
 
@@ -64,4 +46,27 @@ impl ServerCertVerifier for TrustsAnybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// The session of a client with this certificate, and with these protocols in its hello.
+pub(crate) fn session(
+    leaf: Option<&IssuedLeaf>,
+    version: &'static SupportedProtocolVersion,
+    protocols: Vec<Vec<u8>>,
+) -> ClientConnection {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustsAnybody));
+    let mut config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = vec![CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    config.alpn_protocols = protocols;
+    ClientConnection::new(Arc::new(config), ServerName::try_from("127.0.0.1").unwrap()).unwrap()
 }

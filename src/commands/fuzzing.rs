@@ -1,0 +1,35 @@
+//! What `fuzz/` asks of the parsers of this module.
+
+use std::path::Path;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use serde_json::Value;
+
+use crate::cli::{Cli, Command};
+use crate::commands::{check, init, parse, proxy};
+use crate::core::backend::BackendChoice;
+
+/// A configuration file, for the command with this name.
+pub fn configuration(command: &str, text: &str) {
+    let Ok(with_defaults) = parse::with_text(Cli::command(), Path::new("config.yaml"), text) else { return };
+    let Ok(matches) = with_defaults.try_get_matches_from(["bypassctl", command]) else { return };
+    let Ok(cli) = Cli::from_arg_matches(&matches) else { return };
+    match cli.command {
+        Command::Init(args) => {
+            let Ok(plan) = init::plan(&args) else { return };
+            for backend in [BackendChoice::Nft, BackendChoice::IptablesLegacy] {
+                assert!(!init::rendered(&plan, backend).is_empty());
+            }
+        }
+        Command::Proxy(args) => {
+            let _ = proxy::configure(*args);
+        }
+        _ => {}
+    }
+}
+
+/// What the sidecar's `/status` says.
+pub fn status(text: &str) {
+    let status: Value = serde_json::from_str(text).unwrap_or_default();
+    let _ = check::rules_effective(&status);
+}
