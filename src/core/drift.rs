@@ -38,6 +38,8 @@ pub struct Expectation {
 /// What is known of the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RulesState {
+    /// Whether they could be seen at all.
+    pub seen: bool,
     /// What is wrong with them; empty if they are whole.
     pub faults: Vec<String>,
     /// What somebody should know although they are whole.
@@ -72,7 +74,7 @@ impl Expectation {
     ) -> (Vec<String>, Vec<String>) {
         let (mut faults, mut notes) = (Vec::new(), Vec::new());
         for telling in
-            Family::BOTH.into_iter().filter_map(|family| outward(own, family)).flat_map(|own| self.telling(own))
+            Family::BOTH.into_iter().filter_map(|family| outward(own, family)).flat_map(|at| self.telling(at, own))
         {
             let mut answer = explain(filters, &telling.question, surroundings);
             // That legacy iptables cannot be read is the same for every answer, and the caller's to weigh.
@@ -89,8 +91,8 @@ impl Expectation {
         (shortened(faults), notes)
     }
 
-    fn telling(&self, own: IpAddr) -> Vec<Telling> {
-        let peer = neighbour(own);
+    fn telling(&self, own: IpAddr, all_own: &[IpAddr]) -> Vec<Telling> {
+        let peer = neighbour(own, all_own);
         let app = if self.agent_uid == APP_UID { APP_UID + 1 } else { APP_UID };
         let out = |uid, port| Question {
             direction: Direction::Out,
@@ -160,11 +162,14 @@ fn outward(own: &[IpAddr], family: Family) -> Option<IpAddr> {
 }
 
 /// Somebody else, whom the same routes lead to.
-fn neighbour(own: IpAddr) -> IpAddr {
-    match own {
-        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) ^ 1).into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) ^ 1).into(),
-    }
+fn neighbour(own: IpAddr, all_own: &[IpAddr]) -> IpAddr {
+    let nearby = |bits: u8| -> IpAddr {
+        match own {
+            IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) ^ u32::from(bits)).into(),
+            IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) ^ u128::from(bits)).into(),
+        }
+    };
+    (1..=u8::MAX).map(nearby).find(|address| !all_own.contains(address)).unwrap_or_else(|| nearby(1))
 }
 
 /// What has changed from one state of our tables to another, in nft's language.
@@ -262,8 +267,9 @@ mod tests {
     fn a_neighbour_is_somebody_else_of_the_same_family() {
         for own in ["10.77.0.11", "10.77.0.10", "fd77::11"] {
             let own: IpAddr = own.parse().unwrap();
-            let other = neighbour(own);
-            assert!(other != own && Family::of(other) == Family::of(own), "{own} {other}");
+            let all_own = [own, neighbour(own, &[own])];
+            let other = neighbour(own, &all_own);
+            assert!(!all_own.contains(&other) && Family::of(other) == Family::of(own), "{own} {other}");
         }
     }
 }

@@ -107,7 +107,7 @@ pub fn apply_by(choice: BackendChoice, plan: &RedirectPlan) -> Result<(Standing,
 }
 
 /// What of ours stands, in every backend.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     tables: Vec<Ruleset>,
     iptables: Vec<Held>,
@@ -129,6 +129,15 @@ impl Snapshot {
             iptables.extend(iptables::held(variant, CHAIN_PREFIX)?.filter(|held| !held.is_empty()));
         }
         Ok(Self { tables, iptables })
+    }
+
+    /// How what stands in iptables differs from what stood.
+    #[must_use]
+    pub fn difference_in_iptables(&self, now: &Self) -> Option<String> {
+        self.iptables.iter().find_map(|held| {
+            let found = now.iptables.iter().find(|other| other.variant == held.variant);
+            held.difference(found).map(|what| format!("{}: {what}", Backend::Iptables(held.variant)))
+        })
     }
 
     /// Whether nothing of ours stood.

@@ -77,6 +77,16 @@ impl Events {
         }
     }
 
+    /// The same where the kernel tells nothing.
+    pub(super) fn wait_without(stop: BorrowedFd<'_>, patience: Duration) -> io::Result<Woken> {
+        let mut descriptors = [PollFd::new(stop, PollFlags::POLLIN)];
+        match poll(&mut descriptors, PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) | Err(Errno::EINTR) => Ok(Woken::Quiet),
+            Ok(_) => Ok(Woken::Stopped),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     fn poll(&self, stop: BorrowedFd<'_>, patience: Duration) -> io::Result<Woken> {
         let mut descriptors = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(stop, PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);

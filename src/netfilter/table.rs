@@ -88,6 +88,25 @@ pub(super) fn is_foreign(family: TableFamily, table: &str) -> Result<bool, Netfi
     Ok(chains > 0)
 }
 
+/// The kernel's numbers for the tables of this name: a table that is made anew has another one.
+///
+/// # Errors
+/// See [`NetfilterError`].
+pub(super) fn handles(table: &str) -> Result<Vec<u64>, NetfilterError> {
+    let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![] });
+    let mut handles = Vec::new();
+    for (_, message) in dump(&open()?, NetfilterProtoFamily::Unspec, request)? {
+        let NfTablesMessage::NewTable(message) = message else { continue };
+        if message.attributes.contains(&TableAttribute::Name(table.to_owned())) {
+            handles.extend(message.attributes.iter().find_map(|attribute| match attribute {
+                TableAttribute::Handle(handle) => Some(*handle),
+                _ => None,
+            }));
+        }
+    }
+    Ok(handles)
+}
+
 /// What to do about a table of the name that is there already.
 #[derive(Clone, Copy)]
 enum Existing {

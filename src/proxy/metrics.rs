@@ -129,7 +129,7 @@ impl Metrics {
         let rules_whole = Gauge::default();
         let rules_repairs = Counter::default();
         if watches_rules {
-            let help = "1 if the rules, read with NET_ADMIN, do all that they have to";
+            let help = "1 if the rules, read with NET_ADMIN, do all that they have to; -1 if they cannot be seen";
             registry.register("rules_whole", help, rules_whole.clone());
             registry.register("rules_repairs", "Times that the sidecar put the rules back", rules_repairs.clone());
         }
@@ -219,7 +219,7 @@ impl Metrics {
         let open = sidecar.circuits.standings().iter().filter(|standing| standing.state != "closed").count();
         self.open_circuits.set(count(open));
         if let Some(rules) = sidecar.rules() {
-            self.rules_whole.set(i64::from(rules.faults.is_empty()));
+            self.rules_whole.set(if rules.seen { i64::from(rules.faults.is_empty()) } else { -1 });
             self.rules_repairs.inner().store(rules.repairs, std::sync::atomic::Ordering::Relaxed);
         }
         if let Some(credentials) = sidecar.credentials() {

@@ -98,11 +98,18 @@ fn runtime_default() -> Vec<BpfProgram> {
 
 /// A kernel without nf_tables, and without the rest of nfnetlink: such sockets cannot be had (net/netlink/af_netlink.c,
 /// `netlink_create`).
-fn no_nfnetlink() -> Vec<BpfProgram> {
+pub(crate) fn no_nfnetlink() -> Vec<BpfProgram> {
     let family = u64::from(libc::AF_NETLINK.cast_unsigned());
     let protocol = u64::from(libc::NETLINK_NETFILTER.cast_unsigned());
     let rule = SeccompRule::new(vec![when(0, SeccompCmpOp::Eq, family), when(2, SeccompCmpOp::Eq, protocol)]);
     vec![filter([(libc::SYS_socket, vec![rule.expect("two conditions")])].into(), libc::EPROTONOSUPPORT)]
+}
+
+/// Puts the calling thread, and what it starts, under these filters.
+pub(crate) fn apply_all(filters: &[BpfProgram]) {
+    for filter in filters {
+        apply_filter(filter).expect("a kernel with seccomp");
+    }
 }
 
 /// Runs the command on a root file system that nothing can be written to, and without these system calls; that also means
@@ -120,9 +127,7 @@ fn confined(pod: &Pod, filters: Vec<BpfProgram>, mut command: Command) -> Finish
             mount(none, "/", none, bound, none)
         };
         confine().expect("a mount namespace: this test needs root, as scripts/test gives it");
-        for filter in &filters {
-            apply_filter(filter).expect("a kernel with seccomp");
-        }
+        apply_all(&filters);
         command.output().expect("a program of this machine").into()
     })
 }

@@ -39,9 +39,24 @@ pub(crate) fn as_agent(privileges: &str, args: &[&str]) -> Command {
 
 impl<'a> Sidecar<'a> {
     pub(crate) fn start(pod: &'a Pod, privileges: &str, args: &[&str]) -> Self {
+        Self::start_after(pod, || {}, privileges, args)
+    }
+
+    /// The same on a thread that has been prepared.
+    pub(crate) fn start_after(
+        pod: &'a Pod,
+        prepare: impl FnOnce() + Send + 'static,
+        privileges: &str,
+        args: &[&str],
+    ) -> Self {
         let mut command = as_agent(privileges, args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = pod.run(move || command.spawn()).expect("setpriv, which scripts/test installs");
+        let mut child = pod
+            .run(move || {
+                prepare();
+                command.spawn()
+            })
+            .expect("setpriv, which scripts/test installs");
         let log = Arc::new(Mutex::new(String::new()));
         let (mut from, to) = (child.stderr.take().expect("a pipe"), Arc::clone(&log));
         std::thread::spawn(move || {
