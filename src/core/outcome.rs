@@ -16,6 +16,8 @@ pub enum Reason {
     PeerReset,
     /// The peer's stream ended without close_notify: it may have been cut by anybody.
     Truncated,
+    /// The peer sent what is no TLS, or not what TLS allows now: it was changed on the way, or the peer is broken.
+    TlsBroken,
     /// The peer ended the connection with a TLS alert; it may not know or not allow our certificate.
     RefusedByPeer,
     /// One side closed, then nothing moved for the half-close timeout.
@@ -76,6 +78,7 @@ impl Reason {
             Self::AppReset => "app_reset",
             Self::PeerReset => "peer_reset",
             Self::Truncated => "truncated",
+            Self::TlsBroken => "tls_broken",
             Self::RefusedByPeer => "refused_by_peer",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::Drained => "drained",
@@ -116,6 +119,7 @@ impl Reason {
             | Self::Loop
             | Self::NotRemoting => Gravity::Refusal,
             Self::Truncated
+            | Self::TlsBroken
             | Self::RefusedByPeer
             | Self::PeerUnreachable
             | Self::AppUnreachable
@@ -133,6 +137,7 @@ impl Reason {
             }
             Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
+            Self::TlsBroken => "bytes were changed on the way, or the peer does not keep to TLS; detail says how",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
             Self::TooManyUnfinished => "one address may have an eighth of --max-handshakes; see what it is doing",
             Self::TooManyOfPeer => {

@@ -206,3 +206,21 @@ fn memory_is_given_back_after_many_connections() {
     drop(streams);
     eventually("most of it is given back", || (resident() < before + (full - before) / 2).then_some(()));
 }
+
+/// Promise: a record that was changed on its way ends the connection with an alert that says so, and the log names it; nothing
+/// of it reaches the app.
+#[test]
+fn a_changed_record_is_refused_with_an_alert_and_named() {
+    let certificates = Certificates::new();
+    let app = App::echo();
+    let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), app.address, &[]);
+    let mut peer = Peer::dial(&sidecar, &certificates, &rustls::version::TLS13);
+    let mut record = peer.sealed(&counting(300));
+    record[100] ^= 1;
+    // What follows it unread must not turn the alert into a reset.
+    record.extend(peer.sealed(&counting(BATCH)));
+    peer.tcp.write_all(&record).unwrap();
+    let error = rustls::Stream::new(&mut peer.tls, &mut peer.tcp).read(&mut [0]).expect_err("an alert");
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    sidecar.log_line(&["\"reason\":\"tls_broken\"", "\"bytes_in\":0"]);
+}

@@ -36,6 +36,7 @@ impl Broken {
     fn peer(source: io::Error) -> Self {
         let reason = match source.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(rustls::Error::AlertReceived(_)) => Reason::RefusedByPeer,
+            Some(_) => Reason::TlsBroken,
             None if source.kind() == io::ErrorKind::UnexpectedEof => Reason::Truncated,
             _ => Reason::PeerReset,
         };

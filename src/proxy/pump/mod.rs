@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::outcome::Reason;
 use crate::proxy::faults::Gate;
+use crate::proxy::handshake::last_word;
 use crate::proxy::pump::engine::{Broken, Engine};
 use crate::proxy::socket::reset_on_close;
 use crate::tls::Session;
@@ -109,7 +110,14 @@ pub(super) async fn pump(app: TcpStream, peer: Peer, moved: &Moved, bounds: Boun
         Err(Broken { reason, source }) => (reason, Some(source)),
     };
     reset_on_close(&engine.app);
-    reset_on_close(&engine.peer);
+    let Engine { app, peer, .. } = engine;
+    drop(app);
+    if reason.0 == Reason::TlsBroken {
+        // The alert that says so is under way.
+        Box::pin(last_word(peer)).await;
+    } else {
+        reset_on_close(&peer);
+    }
     reason
 }
 
