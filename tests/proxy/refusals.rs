@@ -169,7 +169,7 @@ fn garbage_in_a_tls_record_is_refused() {
 
 /// Promise: where the app does not listen, or the peer is not there, the dialler knows at once.
 #[test]
-fn an_app_or_a_peer_that_is_not_there_means_a_reset_at_once() {
+fn an_app_or_a_peer_that_is_not_there_means_a_reset() {
     let certificates = Certificates::new();
     let dir = certificates.tls_dir("cart");
     let far = Sidecar::between(&dir, local(1), local(free_port()), &[]);
@@ -215,4 +215,20 @@ fn a_peer_that_never_answers_the_handshake_is_given_up() {
     assert_reset(&mut connect(near.outbound).unwrap());
     near.log_line(&["\"direction\":\"outbound\"", "\"reason\":\"handshake_timeout\""]);
     drop(held.join());
+}
+
+/// Promise: where TLS 1.3 is asked for, a peer that speaks nothing newer than 1.2 is refused, and one of 1.3 is not.
+#[test]
+fn an_old_tls_is_refused_where_the_settings_say_so() {
+    let certificates = Certificates::new();
+    let app = App::echo();
+    let dir = certificates.tls_dir("cart");
+    let sidecar = Sidecar::between(&dir, local(1), app.address, &["--tls-min-version=1.3"]);
+    let leaf = certificates.leaf("cart");
+    let error = intrude(&sidecar, Some(&leaf), &rustls::version::TLS12);
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+    let session = session(Some(&leaf), &rustls::version::TLS13, Vec::new());
+    let mut stream = rustls::StreamOwned::new(session, connect(sidecar.inbound).unwrap());
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
 }
