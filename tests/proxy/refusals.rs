@@ -167,7 +167,8 @@ fn garbage_in_a_tls_record_is_refused() {
     assert_eq!(app.accepted(), 0);
 }
 
-/// Promise: where the app does not listen, or the peer is not there, the dialler knows at once.
+/// Promise: where the app does not listen the dialler knows at once, and where the peer does not, once that was tried again
+/// for four seconds.
 #[test]
 fn an_app_or_a_peer_that_is_not_there_means_a_reset() {
     let certificates = Certificates::new();
