@@ -17,6 +17,7 @@ pub mod gather;
 pub mod guard;
 pub mod iptables;
 pub mod lock;
+mod mesh;
 pub mod namespace;
 pub mod proof;
 mod set;
@@ -185,12 +186,12 @@ pub fn rules_elsewhere() -> Option<String> {
         .then(|| "there are tables of legacy iptables, and the rules may be in those".to_owned())
 }
 
-/// User ids that rules of others, in whichever backend, exempt as a mesh proxy's.
+/// User ids that nat rules of others, in whichever backend, exempt as a mesh proxy's.
 ///
 /// # Errors
 /// See [`NetfilterError`].
 pub fn mesh_uids_of_everybody() -> Result<BTreeSet<u32>, NetfilterError> {
-    let mut found = match foreign::mesh_uids(TABLE) {
+    let mut found = match mesh::uids(TABLE) {
         Ok(uids) => uids,
         // Without nf_tables there are no rules of a mesh in it.
         Err(NetfilterError::Unsupported(_)) => BTreeSet::new(),

@@ -8,8 +8,8 @@ use bypassctl::core::ruleset::Family;
 use crate::support::backend::{Backend, rules};
 use crate::support::init::{bypassctl, init, must_init};
 use crate::support::pod::Pod;
-use crate::support::probe::{Answer, call};
-use crate::support::roles::{APP, agent, app, peer};
+use crate::support::probe::{Answer, Identity, call};
+use crate::support::roles::{APP, REMOTING, agent, app, peer};
 use crate::support::setup::check_all;
 
 /// Hundreds of ports and ranges are applied, proven and removed by every backend; each of them is redirected, and a port
@@ -227,5 +227,75 @@ fn rules_that_other_tools_do_not_know_are_in_nobodys_way() {
         must_init(&pod, &["--cleanup"]);
         assert_eq!(pod.sh(theirs), before, "{backend}");
         assert!(!rules(&pod).to_lowercase().contains("bypassctl"), "{backend}");
+    }
+}
+
+/// A user id in somebody's rule is a mesh proxy's only if the rule exempts it from nat: an accounting rule or a firewall's
+/// that names the app's own does not make the app's connections side doors.
+#[test]
+fn a_user_id_outside_of_nat_is_no_mesh_proxys() {
+    let filters = "table inet accounts {
+        chain out { type filter hook output priority 0; meta skuid 1000 counter; meta skuid 1000 accept; jump more; }
+        chain more { meta skuid 1000 return; }
+        chain nat { type nat hook output priority -100; meta skuid 1000 counter; oifname \"lo\" meta skuid != 1000 return; }
+        chain idle { meta skuid 1000 return; }
+        chain post { type nat hook postrouting priority 100; meta skuid 1000 return; }
+    }";
+    let tools = [
+        "-t filter -A OUTPUT -m owner --uid-owner 1000 -j ACCEPT",
+        "-t raw -A OUTPUT -m owner --uid-owner 1000 -j ACCEPT",
+    ];
+    for backend in Backend::ALL {
+        let (pod, _other) = Pod::pair();
+        pod.feed("nft -f -", filters);
+        for tool in ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"] {
+            for rule in tools {
+                pod.sh(&format!("{tool} -w {rule}"));
+            }
+        }
+        must_init(&pod, &["--backend", backend.name()]);
+        let _listeners = app(&pod);
+        for family in Family::BOTH {
+            let to = pod.at(family, REMOTING);
+            assert_eq!(call(&pod, APP, to), Answer::from("app", to), "{backend} {to}");
+        }
+    }
+}
+
+/// Who nat rules exempt is refused at the side doors, whichever way they say it and wherever they stand.
+#[test]
+fn a_user_id_that_nat_exempts_is_a_mesh_proxys() {
+    let nat = |rules: &str| {
+        format!(
+            "table inet mesh {{
+                chain to {{ tcp dport 9 redirect to :15001; }}
+                chain deep {{ {rules} }}
+                chain out {{ type nat hook output priority -100; tcp dport 9 goto deep; }}
+            }}"
+        )
+    };
+    for (native, tool) in [
+        (nat("meta skuid 4711 return;"), ""),
+        (nat("meta skuid 4711 accept;"), ""),
+        (nat("tcp dport 9 meta skuid != 4711 redirect to :15001;"), ""),
+        (nat("tcp dport 9 meta skuid != 4711 jump to;"), ""),
+        (String::new(), "-m owner --uid-owner 4711 -j RETURN"),
+        (String::new(), "-p tcp --dport 9 -m owner ! --uid-owner 4711 -j REDIRECT --to-ports 15001"),
+    ] {
+        for variant in if tool.is_empty() { &["nft"][..] } else { &["nft", "legacy"] } {
+            let (pod, _other) = Pod::pair();
+            pod.feed("nft -f -", &native);
+            if !tool.is_empty() {
+                pod.sh(&format!("iptables-{variant} -w -t nat -N DEEP"));
+                pod.sh(&format!("iptables-{variant} -w -t nat -A OUTPUT -j DEEP"));
+                pod.sh(&format!("iptables-{variant} -w -t nat -A DEEP {tool}"));
+            }
+            must_init(&pod, &[]);
+            let _listeners = app(&pod);
+            for family in Family::BOTH {
+                let answer = call(&pod, Identity::uid(4711), pod.at(family, REMOTING));
+                assert_eq!(answer, Answer::Refused, "{native} {variant} {tool}");
+            }
+        }
     }
 }
