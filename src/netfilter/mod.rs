@@ -36,7 +36,7 @@ use crate::core::xtables::CHAIN_PREFIX;
 
 pub use self::conntrack::redirected_connections;
 pub use self::foreign::interceptors_by_interface;
-pub use self::table::{Table, apply, delete, read};
+pub use self::table::{Table, apply, delete, is_foreign, read};
 
 /// Why rules could not be applied or read; nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -230,6 +230,28 @@ fn rules_that_other_tools_do_not_know_are_in_nobodys_way() {
     }
 }
 
+/// A table of our name without a chain is somebody else's as soon as it holds anything; an empty one may be taken.
+#[test]
+fn a_table_of_our_name_without_chains_is_taken_only_if_empty() {
+    for content in ["set mine { type ipv4_addr; }", "counter hits { }"] {
+        let (pod, _peer) = Pod::pair();
+        pod.feed("nft -f -", &format!("table inet bypassctl {{\n{content}\n}}"));
+        let before = rules(&pod);
+        let finished = init(&pod, &[]);
+        assert_eq!(finished.code, 3, "{content}: {finished}");
+        assert!(finished.stderr.contains("did not make"), "{content}: {finished}");
+        assert_eq!(init(&pod, &["--cleanup"]).code, 0, "{content}");
+        assert_eq!(rules(&pod), before, "{content}");
+    }
+    let (pod, _peer) = Pod::pair();
+    must_init(&pod, &[]);
+    let ours = rules(&pod);
+    must_init(&pod, &["--cleanup"]);
+    pod.sh("nft add table inet bypassctl");
+    must_init(&pod, &[]);
+    assert_eq!(rules(&pod), ours);
+}
+
 /// A user id in somebody's rule is a mesh proxy's only if the rule exempts it from nat: an accounting rule or a firewall's
 /// that names the app's own does not make the app's connections side doors.
 #[test]
