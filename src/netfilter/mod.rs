@@ -173,8 +173,8 @@ pub fn apply_plan_in(plan: &RedirectPlan, families: Families) -> Result<Applied,
 /// Where rules of ours are, or may be, beside table inet.
 #[must_use]
 pub fn rules_elsewhere() -> Option<String> {
-    let split =
-        [TableFamily::Ip, TableFamily::Ip6].into_iter().find(|family| matches!(read(*family, TABLE), Ok(Some(_))));
+    let holds = |family| matches!(read(family, TABLE), Ok(Some(_))) && !is_foreign(family, TABLE).unwrap_or_default();
+    let split = [TableFamily::Ip, TableFamily::Ip6].into_iter().find(|family| holds(*family));
     if let Some(family) = split {
         return Some(format!("the rules are in tables of one family, {} among them", family.name()));
     }

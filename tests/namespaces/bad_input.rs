@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use bypassctl::core::ruleset::Family;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::support::backend::{Backend, rules};
 use crate::support::init::{bypassctl, init, must_init};
@@ -71,8 +72,14 @@ fn a_foreign_table_of_our_name_is_left_alone() {
     }
     let finished = init(&pod, &["--cleanup"]);
     assert_eq!(finished.code, 0, "{finished}");
-    assert!(finished.stderr.contains("left alone") && finished.stdout.contains("nothing to remove"), "{finished}");
+    for words in ["table inet bypassctl is somebody else's, and is left alone", "nothing of ours to remove"] {
+        assert!(finished.stdout.contains(words), "no word of {words}: {finished}");
+    }
+    assert!(!finished.stdout.contains("there is no table"), "{finished}");
     assert_eq!(rules(&pod), before);
+    let checked = pod.finish(bypassctl(&["check", "pod"]), "");
+    assert_eq!(checked.code, 1, "{checked}");
+    assert!(checked.stdout.contains("✗ rules-present") && checked.stdout.contains("somebody else's"), "{checked}");
     let explained = pod.finish(bypassctl(&["explain", "--to", "10.77.0.12:25"]), "");
     assert!(explained.stdout.contains("tcp dport"), "{explained}");
     assert!(!explained.stdout.contains("bypassctl's own"), "{explained}");
@@ -319,5 +326,51 @@ fn a_user_id_that_nat_exempts_is_a_mesh_proxys() {
                 assert_eq!(answer, Answer::Refused, "{native} {variant} {tool}");
             }
         }
+    }
+}
+
+/// Rules in every backend, of which one cannot be reached: the others' are removed all the same, and it is said which are
+/// gone and which are not.
+#[test]
+fn a_cleanup_that_one_backend_refuses_says_what_is_gone() {
+    let standing = || {
+        let (pod, _peer) = Pod::pair();
+        must_init(&pod, &["--backend", "iptables-legacy"]);
+        pod.feed("nft -f -", &init(&pod, &["--dry-run"]).stdout);
+        let scripts = init(&pod, &["--dry-run", "--backend", "iptables-nft"]).stdout;
+        let at = scripts.find("# IPv6").expect("IPv6's script after IPv4's");
+        pod.feed("iptables-nft-restore --noflush", &scripts[..at]);
+        pod.feed("ip6tables-nft-restore --noflush", &scripts[at..]);
+        pod
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fake = folder.path().join("iptables-nft-restore");
+    fs::write(&fake, "#!/bin/sh\necho no such luck >&2; exit 1\n").expect("writing");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("its own file");
+    let lock = tempfile::NamedTempFile::new().expect("a temporary file");
+    let _held = Flock::lock(lock.reopen().expect("its own file"), FlockArg::LockExclusive).expect("a free lock");
+    for (variable, value, left, why, gone) in [
+        ("PATH", folder.path(), "iptables-nft", "no such luck", "iptables-legacy"),
+        ("XTABLES_LOCKFILE", lock.path(), "iptables-legacy", "xtables lock", "iptables-nft"),
+    ] {
+        let pod = standing();
+        let mut command = bypassctl(&["init", "--cleanup"]);
+        command.env(variable, value);
+        let finished = pod.finish(command, "");
+        assert_eq!(finished.code, 5, "{finished}");
+        for words in [
+            format!("removed table inet bypassctl, chains BYPASSCTL_* of {gone};"),
+            format!("not wholly:\n  chains BYPASSCTL_* of {left}: "),
+            why.to_owned(),
+        ] {
+            assert!(finished.stderr.contains(&words), "no word of {words:?}: {finished}");
+        }
+        assert!(!finished.stderr.contains("changed nothing"), "{finished}");
+        let rules = rules(&pod);
+        assert!(!rules.contains("table inet bypassctl"), "{rules}");
+        assert!(!rules.contains(&format!("{gone}-save -A BYPASSCTL")), "{rules}");
+        assert!(rules.contains(&format!("{left}-save -A BYPASSCTL")), "{rules}");
+        must_init(&pod, &["--cleanup"]);
+        assert_eq!(filled(&self::rules(&pod)), "");
     }
 }

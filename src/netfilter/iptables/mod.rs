@@ -120,13 +120,14 @@ fn put_back(before: &Held, prefix: &'static str) {
 /// Removes the chains of the prefix from both families.
 ///
 /// # Errors
-/// See [`IptablesError`].
+/// See [`IptablesError`]; where one family fails, the other's are removed all the same.
 pub(super) fn remove(variant: Variant, prefix: &'static str) -> Result<(), IptablesError> {
     let Some(held) = held(variant, prefix)? else { return Ok(()) };
+    let mut outcome = Ok(());
     for (family, _) in held.families.iter().filter(|(_, holding)| !holding.is_empty()) {
-        lead_to(variant, *family, prefix, &Holding::default())?;
+        outcome = outcome.and(lead_to(variant, *family, prefix, &Holding::default()).map(drop));
     }
-    Ok(())
+    outcome
 }
 
 /// What the variant holds of ours, if it can hold anything: looked at only where its tables are there.
