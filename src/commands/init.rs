@@ -293,6 +293,7 @@ const fn is_environment(error: &BackendError) -> bool {
             | BackendError::Iptables(
                 IptablesError::Missing(_)
                     | IptablesError::NotPermitted { .. }
+                    | IptablesError::NotRoot { .. }
                     | IptablesError::Unsupported { .. }
                     | IptablesError::Taken { .. },
             )
