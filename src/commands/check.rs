@@ -60,7 +60,9 @@ fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
             .map_err(Failure::usage)?;
     let now = OffsetDateTime::now_utc();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let rules = netfilter::read(TableFamily::Inet, TABLE).map(|table| table.map(|table| table.ruleset));
+    let foreign_table = netfilter::is_foreign(TableFamily::Inet, TABLE).unwrap_or_default();
+    let rules = if foreign_table { Ok(None) } else { netfilter::read(TableFamily::Inet, TABLE) };
+    let rules = rules.map(|table| table.map(|table| table.ruleset));
     let rules = match (observed(rules), netfilter::rules_elsewhere()) {
         (Observed::Seen(None), Some(place)) => {
             Observed::Unavailable(format!("{place}, which this check does not read"))
@@ -69,6 +71,7 @@ fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
     };
     Ok(PodFacts {
         rules,
+        foreign_table,
         listeners: observed(listeners::listening()),
         agent: runtime.block_on(ask_agent(agent_ports.admin)),
         certificates: certificates(&args.tls, now),

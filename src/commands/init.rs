@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use tracing::{info, warn};
 
 use crate::cli::InitArgs;
-use crate::commands::{Failure, Outcome, print};
+use crate::commands::{Failure, Outcome, chain, print};
 use crate::core::backend::{Backend, BackendChoice};
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError, DEFAULT_MESH_UID, RedirectMode};
 use crate::core::plan::{RedirectPlan, Substitutes, TABLE};
@@ -123,14 +123,41 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
 }
 
 fn cleanup(args: &InitArgs) -> Result<Outcome, Failure> {
-    proof::remove_leftovers().map_err(from_proof)?;
+    let leftovers = proof::remove_leftovers();
     warn_of_live_connections(&[args.agent.outbound_port, args.agent.inbound_port]);
-    let removed = backend::remove_all().map_err(from_backend)?;
-    print(&if removed.is_empty() {
-        format!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove\n")
-    } else {
-        format!("removed {}\n", removed.join(", "))
-    })?;
+    let removal = backend::remove_all();
+    let done = if removal.removed.is_empty() { "nothing".to_owned() } else { removal.removed.join(", ") };
+    let of_proof =
+        leftovers.err().map(|error| ("what a killed run left of its proof".to_owned(), backend_error(error)));
+    let failed = of_proof.into_iter().chain(removal.failed.into_iter().map(|(what, error)| (what, Ok(error))));
+    let mut environment = true;
+    let mut left: Vec<(String, String)> = Vec::new();
+    for (what, error) in failed {
+        environment &= error.as_ref().is_ok_and(is_environment);
+        let why = error.map_or_else(|error| chain(&error.into()), |error| chain(&error.into()));
+        // Each backend answers the same where the container's privileges do not do.
+        match left.iter_mut().find(|(_, other)| *other == why) {
+            Some((others, _)) => *others += &format!(", {what}"),
+            None => left.push((what, why)),
+        }
+    }
+    if !left.is_empty() {
+        let left: String = left.into_iter().map(|(what, why)| format!("\n  {what}: {why}")).collect();
+        let error = anyhow!("removed {done}; not removed, or not wholly:{left}");
+        return Err(if environment { Failure::environment(error) } else { Failure::from(error) });
+    }
+    let mut text = String::new();
+    for foreign in &removal.foreign {
+        text += &format!("{foreign} is somebody else's, and is left alone\n");
+    }
+    text += &match (removal.removed.is_empty(), removal.foreign.is_empty()) {
+        (false, _) => format!("removed {done}\n"),
+        (true, false) => "there is nothing of ours to remove\n".to_owned(),
+        (true, true) => {
+            format!("there is no table inet {TABLE}, nor a chain of ours in iptables; nothing to remove\n")
+        }
+    };
+    print(&text)?;
     Ok(Outcome::Done)
 }
 
@@ -229,32 +256,46 @@ fn report(plan: &RedirectPlan, standing: &Standing, proofs: &[Proof]) -> String 
 }
 
 fn from_proof(error: ProofError) -> Failure {
+    backend_error(error).map_or_else(Failure::from, from_backend)
+}
+
+/// That of the backend that the proof fell over, if it was one.
+fn backend_error(error: ProofError) -> Result<BackendError, ProofError> {
     match error {
-        ProofError::Netfilter(error) => from_netfilter(error),
-        ProofError::Iptables(error) => from_backend(error.into()),
-        error => Failure::from(error),
+        ProofError::Netfilter(error) => Ok(error.into()),
+        ProofError::Iptables(error) => Ok(error.into()),
+        error => Err(error),
     }
 }
 
 fn from_backend(error: BackendError) -> Failure {
+    let environment = is_environment(&error);
     match error {
-        BackendError::Netfilter(error) => from_netfilter(error),
-        BackendError::None(_)
-        | BackendError::Iptables(
-            IptablesError::Missing(_)
-            | IptablesError::NotPermitted { .. }
-            | IptablesError::Unsupported { .. }
-            | IptablesError::Taken { .. },
-        ) => Failure::environment(anyhow::Error::from(error).context("init changed nothing")),
-        BackendError::Iptables(_) => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
+        BackendError::Netfilter(error) if environment => Failure::environment(error),
+        error => {
+            let error = anyhow::Error::from(error).context("init changed nothing");
+            if environment { Failure::environment(error) } else { Failure::from(error) }
+        }
     }
 }
 
 fn from_netfilter(error: NetfilterError) -> Failure {
-    match error {
-        NetfilterError::Unsupported(_) | NetfilterError::NotPermitted(_) | NetfilterError::Taken { .. } => {
-            Failure::environment(error)
-        }
-        _ => Failure::from(anyhow::Error::from(error).context("init changed nothing")),
-    }
+    from_backend(error.into())
+}
+
+/// Whether the environment cannot do it, rather than that it failed.
+const fn is_environment(error: &BackendError) -> bool {
+    matches!(
+        error,
+        BackendError::Netfilter(
+            NetfilterError::Unsupported(_) | NetfilterError::NotPermitted(_) | NetfilterError::Taken { .. }
+        ) | BackendError::None(_)
+            | BackendError::Iptables(
+                IptablesError::Missing(_)
+                    | IptablesError::NotPermitted { .. }
+                    | IptablesError::NotRoot { .. }
+                    | IptablesError::Unsupported { .. }
+                    | IptablesError::Taken { .. },
+            )
+    )
 }

@@ -197,28 +197,42 @@ impl Snapshot {
     }
 }
 
-/// Removes everything of ours from every backend; says what it was.
-///
-/// # Errors
-/// See [`BackendError`].
-pub fn remove_all() -> Result<Vec<String>, BackendError> {
-    let mut removed = Vec::new();
+/// What a removal came to.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// What is gone.
+    pub removed: Vec<String>,
+    /// What is named like ours and somebody else's, and was left.
+    pub foreign: Vec<String>,
+    /// What could not be removed, or not the whole of it.
+    pub failed: Vec<(String, BackendError)>,
+}
+
+/// Removes everything of ours from every backend; what one refuses is no reason to leave what the others hold.
+#[must_use]
+pub fn remove_all() -> Removal {
+    let mut removal = Removal::default();
     for family in TableFamily::ALL {
+        let name = format!("table {} {TABLE}", family.name());
         if matches!(is_foreign(family, TABLE), Ok(true)) {
-            tracing::warn!("table {} {TABLE} is left alone: bypassctl did not make it", family.name());
+            removal.foreign.push(name);
             continue;
         }
         match delete(family, TABLE) {
-            Ok(true) => removed.push(format!("table {} {TABLE}", family.name())),
+            Ok(true) => removal.removed.push(name),
             Ok(false) | Err(NetfilterError::Unsupported(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => removal.failed.push((name, error.into())),
         }
     }
     for variant in Variant::BOTH {
-        if iptables::held(variant, CHAIN_PREFIX)?.is_some_and(|held| !held.is_empty()) {
-            iptables::remove(variant, CHAIN_PREFIX)?;
-            removed.push(format!("chains {CHAIN_PREFIX}* of {}", Backend::Iptables(variant)));
+        let name = format!("chains {CHAIN_PREFIX}* of {}", Backend::Iptables(variant));
+        let held = iptables::held(variant, CHAIN_PREFIX).map(|held| held.is_some_and(|held| !held.is_empty()));
+        match held.and_then(|any| if any { iptables::remove(variant, CHAIN_PREFIX).map(|()| true) } else { Ok(false) })
+        {
+            Ok(true) => removal.removed.push(name),
+            Ok(false) => {}
+            Err(error) => removal.failed.push((name, error.into())),
         }
     }
-    Ok(removed)
+    removal
 }

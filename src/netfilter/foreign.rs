@@ -1,8 +1,5 @@
 //! What the rules of others say that matters to ours.
 
-use std::collections::BTreeSet;
-
-use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Meta, MetaKey, NfTablesMessage, RuleMessage,
@@ -13,25 +10,6 @@ use crate::core::ruleset::{ChainKind, Family, Hook};
 use crate::netfilter::NetfilterError;
 use crate::netfilter::expression::attribute;
 use crate::netfilter::table::{RuleView, decode_chain, dump, open};
-
-/// User ids that the rules of others single out, native (`meta skuid`) or by iptables-nft (`-m owner`): those of mesh
-/// proxies. What iptables-legacy holds is not seen.
-///
-/// # Errors
-/// See [`NetfilterError`].
-pub(super) fn mesh_uids(own_table: &str) -> Result<BTreeSet<u32>, NetfilterError> {
-    let socket = open()?;
-    let everything = NfTablesMessage::GetRule(RuleMessage { attributes: vec![] });
-    let mut uids = BTreeSet::new();
-    for (_, message) in dump(&socket, NetfilterProtoFamily::Unspec, everything)? {
-        let Some(view) = RuleView::of(&message) else { continue };
-        if view.table != own_table {
-            uids.extend(owner_uids(&view.expressions));
-        }
-    }
-    uids.remove(&0);
-    Ok(uids)
-}
 
 /// Nat chains of others that the kernel asks before ours, or may: same hook, same or lower priority.
 ///
@@ -106,42 +84,6 @@ pub(super) fn acts_before_nat(expression: &Expressions) -> bool {
         }),
         _ => false,
     }
-}
-
-pub(super) fn owner_uids(expressions: &[Expressions]) -> Vec<u32> {
-    let mut uids = Vec::new();
-    let mut uid_loaded = false;
-    for expression in expressions {
-        match expression {
-            Expressions::Meta(attributes) => uid_loaded = attributes.contains(&Meta::Key(MetaKey::SocketUserId)),
-            Expressions::Cmp(attributes) if uid_loaded => {
-                let value = attributes.iter().find_map(|attribute| match attribute {
-                    Cmp::Data(DataAttribute::Value(value)) => Some(value),
-                    _ => None,
-                });
-                uids.extend(value.and_then(|value| <[u8; 4]>::try_from(value.as_slice()).ok()).map(u32::from_ne_bytes));
-            }
-            Expressions::Other { expression_type, attributes } if expression_type == "match" => {
-                uids.extend(xt_owner_uid(attributes));
-            }
-            _ => {}
-        }
-    }
-    uids
-}
-
-/// The uid of iptables' owner match (linux/netfilter/xt_owner.h, `struct xt_owner_match_info`: uid_min, uid_max,
-/// gid_min, gid_max, match, invert; linux/netfilter/nf_tables_compat.h for the attributes).
-fn xt_owner_uid(attributes: &[DefaultNla]) -> Option<u32> {
-    const NAME: u16 = 1;
-    const INFO: u16 = 3;
-    const XT_OWNER_UID: u8 = 1;
-    let name = attribute(attributes, NAME)?;
-    let info = attribute(attributes, INFO)?;
-    let by_uid = name.starts_with(b"owner\0") && info.get(16)? & XT_OWNER_UID != 0;
-    let field = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
-    let (first, last) = (field(0)?, field(4)?);
-    (by_uid && first == last).then_some(first)
 }
 
 /// A chain of iptables' tables, as nf_tables has it.

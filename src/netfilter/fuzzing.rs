@@ -19,7 +19,7 @@ use crate::core::xtables::CHAIN_PREFIX;
 use crate::netfilter::expression::NFTA_COUNTER_PACKETS;
 use crate::netfilter::socket::SetElement;
 use crate::netfilter::table::{RuleView, decode_chain};
-use crate::netfilter::{conntrack, decode, encode, events, foreign, gather, iptables, set, socket};
+use crate::netfilter::{conntrack, decode, encode, events, foreign, gather, iptables, mesh, set, socket};
 
 /// An answer about rules, sets or connections, or the tale of a change.
 pub fn netfilter_answer(bytes: &[u8]) {
@@ -62,7 +62,7 @@ fn own_rules(told: &[(NetfilterProtoFamily, NfTablesMessage)], elements: &[SetEl
             let _ = decode_chain(chain);
         }
         let Some(view) = RuleView::of(message) else { continue };
-        let _ = foreign::owner_uids(&view.expressions);
+        let _ = mesh::owner_rule(&view.expressions);
         let _ = foreign::names_interface(&view.expressions);
         let _ = view.expressions.iter().any(foreign::acts_before_nat);
         let names = view.expressions.iter().filter_map(|expression| match expression {

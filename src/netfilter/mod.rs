@@ -17,6 +17,7 @@ pub mod gather;
 pub mod guard;
 pub mod iptables;
 pub mod lock;
+mod mesh;
 pub mod namespace;
 pub mod proof;
 mod set;
@@ -35,7 +36,7 @@ use crate::core::xtables::CHAIN_PREFIX;
 
 pub use self::conntrack::redirected_connections;
 pub use self::foreign::interceptors_by_interface;
-pub use self::table::{Table, apply, delete, read};
+pub use self::table::{Table, apply, delete, is_foreign, read};
 
 /// Why rules could not be applied or read; nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -172,8 +173,8 @@ pub fn apply_plan_in(plan: &RedirectPlan, families: Families) -> Result<Applied,
 /// Where rules of ours are, or may be, beside table inet.
 #[must_use]
 pub fn rules_elsewhere() -> Option<String> {
-    let split =
-        [TableFamily::Ip, TableFamily::Ip6].into_iter().find(|family| matches!(read(*family, TABLE), Ok(Some(_))));
+    let holds = |family| matches!(read(family, TABLE), Ok(Some(_))) && !is_foreign(family, TABLE).unwrap_or_default();
+    let split = [TableFamily::Ip, TableFamily::Ip6].into_iter().find(|family| holds(*family));
     if let Some(family) = split {
         return Some(format!("the rules are in tables of one family, {} among them", family.name()));
     }
@@ -185,12 +186,12 @@ pub fn rules_elsewhere() -> Option<String> {
         .then(|| "there are tables of legacy iptables, and the rules may be in those".to_owned())
 }
 
-/// User ids that rules of others, in whichever backend, exempt as a mesh proxy's.
+/// User ids that nat rules of others, in whichever backend, exempt as a mesh proxy's.
 ///
 /// # Errors
 /// See [`NetfilterError`].
 pub fn mesh_uids_of_everybody() -> Result<BTreeSet<u32>, NetfilterError> {
-    let mut found = match foreign::mesh_uids(TABLE) {
+    let mut found = match mesh::uids(TABLE) {
         Ok(uids) => uids,
         // Without nf_tables there are no rules of a mesh in it.
         Err(NetfilterError::Unsupported(_)) => BTreeSet::new(),

@@ -65,27 +65,33 @@ pub fn apply(rulesets: &[Ruleset]) -> Result<(), NetfilterError> {
     outcome
 }
 
-/// Whether somebody else made the table: it has chains, and none is a nat chain where every version of ours has one and
-/// nobody else has. What is in the chains does not matter, as another version may have written it. A comment on the table
-/// would say it better, but kernels before 5.10 do not keep one.
+/// Whether somebody else made the table: it holds something, and none of it is a nat chain where every version of ours
+/// has one and nobody else has. What is in the chains does not matter, as another version may have written it. A comment
+/// on the table would say it better, but kernels before 5.10 do not keep one.
 ///
 /// # Errors
 /// See [`NetfilterError`].
-pub(super) fn is_foreign(family: TableFamily, table: &str) -> Result<bool, NetfilterError> {
+pub fn is_foreign(family: TableFamily, table: &str) -> Result<bool, NetfilterError> {
+    let socket = open()?;
     let request = NfTablesMessage::GetChain(ChainMessage { attributes: vec![] });
-    let mut chains = 0;
-    for (_, message) in dump(&open()?, protocol(family), request)? {
+    for (_, message) in dump(&socket, protocol(family), request)? {
         let NfTablesMessage::NewChain(chain) = message else { continue };
-        if !chain.attributes.contains(&ChainAttribute::Table(table.to_owned())) {
-            continue;
-        }
-        chains += 1;
-        if decode_chain(&chain).is_some_and(|(_, chain)| (chain.kind, chain.priority) == (ChainKind::Nat, NAT_PRIORITY))
-        {
+        let is_ours = |(of, chain): (String, Chain)| {
+            of == table && (chain.kind, chain.priority) == (ChainKind::Nat, NAT_PRIORITY)
+        };
+        if decode_chain(&chain).is_some_and(is_ours) {
             return Ok(false);
         }
     }
-    Ok(chains > 0)
+    let request = NfTablesMessage::GetTable(TableMessage { attributes: vec![] });
+    for (_, message) in dump(&socket, protocol(family), request)? {
+        let NfTablesMessage::NewTable(found) = message else { continue };
+        if found.attributes.contains(&TableAttribute::Name(table.to_owned())) {
+            // Chains, sets, objects and flowtables all count (net/netfilter/nf_tables_api.c, nf_tables_fill_table_info).
+            return Ok(!found.attributes.contains(&TableAttribute::Use(0)));
+        }
+    }
+    Ok(false)
 }
 
 /// The kernel's numbers for the tables of this name: a table that is made anew has another one.

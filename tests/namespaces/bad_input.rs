@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use bypassctl::core::ruleset::Family;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::support::backend::{Backend, rules};
 use crate::support::init::{bypassctl, init, must_init};
 use crate::support::pod::Pod;
-use crate::support::probe::{Answer, call};
-use crate::support::roles::{APP, agent, app, peer};
+use crate::support::probe::{Answer, Identity, call};
+use crate::support::roles::{APP, REMOTING, agent, app, peer};
 use crate::support::setup::check_all;
 
 /// Hundreds of ports and ranges are applied, proven and removed by every backend; each of them is redirected, and a port
@@ -71,8 +72,14 @@ fn a_foreign_table_of_our_name_is_left_alone() {
     }
     let finished = init(&pod, &["--cleanup"]);
     assert_eq!(finished.code, 0, "{finished}");
-    assert!(finished.stderr.contains("left alone") && finished.stdout.contains("nothing to remove"), "{finished}");
+    for words in ["table inet bypassctl is somebody else's, and is left alone", "nothing of ours to remove"] {
+        assert!(finished.stdout.contains(words), "no word of {words}: {finished}");
+    }
+    assert!(!finished.stdout.contains("there is no table"), "{finished}");
     assert_eq!(rules(&pod), before);
+    let checked = pod.finish(bypassctl(&["check", "pod"]), "");
+    assert_eq!(checked.code, 1, "{checked}");
+    assert!(checked.stdout.contains("✗ rules-present") && checked.stdout.contains("somebody else's"), "{checked}");
     let explained = pod.finish(bypassctl(&["explain", "--to", "10.77.0.12:25"]), "");
     assert!(explained.stdout.contains("tcp dport"), "{explained}");
     assert!(!explained.stdout.contains("bypassctl's own"), "{explained}");
@@ -227,5 +234,143 @@ fn rules_that_other_tools_do_not_know_are_in_nobodys_way() {
         must_init(&pod, &["--cleanup"]);
         assert_eq!(pod.sh(theirs), before, "{backend}");
         assert!(!rules(&pod).to_lowercase().contains("bypassctl"), "{backend}");
+    }
+}
+
+/// A table of our name without a chain is somebody else's as soon as it holds anything; an empty one may be taken.
+#[test]
+fn a_table_of_our_name_without_chains_is_taken_only_if_empty() {
+    for content in ["set mine { type ipv4_addr; }", "counter hits { }"] {
+        let (pod, _peer) = Pod::pair();
+        pod.feed("nft -f -", &format!("table inet bypassctl {{\n{content}\n}}"));
+        let before = rules(&pod);
+        let finished = init(&pod, &[]);
+        assert_eq!(finished.code, 3, "{content}: {finished}");
+        assert!(finished.stderr.contains("did not make"), "{content}: {finished}");
+        assert_eq!(init(&pod, &["--cleanup"]).code, 0, "{content}");
+        assert_eq!(rules(&pod), before, "{content}");
+    }
+    let (pod, _peer) = Pod::pair();
+    must_init(&pod, &[]);
+    let ours = rules(&pod);
+    must_init(&pod, &["--cleanup"]);
+    pod.sh("nft add table inet bypassctl");
+    must_init(&pod, &[]);
+    assert_eq!(rules(&pod), ours);
+}
+
+/// A user id in somebody's rule is a mesh proxy's only if the rule exempts it from nat: an accounting rule or a firewall's
+/// that names the app's own does not make the app's connections side doors.
+#[test]
+fn a_user_id_outside_of_nat_is_no_mesh_proxys() {
+    let filters = "table inet accounts {
+        chain out { type filter hook output priority 0; meta skuid 1000 counter; meta skuid 1000 accept; jump more; }
+        chain more { meta skuid 1000 return; }
+        chain nat { type nat hook output priority -100; meta skuid 1000 counter; oifname \"lo\" meta skuid != 1000 return; }
+        chain idle { meta skuid 1000 return; }
+        chain post { type nat hook postrouting priority 100; meta skuid 1000 return; }
+    }";
+    let tools = [
+        "-t filter -A OUTPUT -m owner --uid-owner 1000 -j ACCEPT",
+        "-t raw -A OUTPUT -m owner --uid-owner 1000 -j ACCEPT",
+    ];
+    for backend in Backend::ALL {
+        let (pod, _other) = Pod::pair();
+        pod.feed("nft -f -", filters);
+        for tool in ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"] {
+            for rule in tools {
+                pod.sh(&format!("{tool} -w {rule}"));
+            }
+        }
+        must_init(&pod, &["--backend", backend.name()]);
+        let _listeners = app(&pod);
+        for family in Family::BOTH {
+            let to = pod.at(family, REMOTING);
+            assert_eq!(call(&pod, APP, to), Answer::from("app", to), "{backend} {to}");
+        }
+    }
+}
+
+/// Who nat rules exempt is refused at the side doors, whichever way they say it and wherever they stand.
+#[test]
+fn a_user_id_that_nat_exempts_is_a_mesh_proxys() {
+    let nat = |rules: &str| {
+        format!(
+            "table inet mesh {{
+                chain to {{ tcp dport 9 redirect to :15001; }}
+                chain deep {{ {rules} }}
+                chain out {{ type nat hook output priority -100; tcp dport 9 goto deep; }}
+            }}"
+        )
+    };
+    for (native, tool) in [
+        (nat("meta skuid 4711 return;"), ""),
+        (nat("meta skuid 4711 accept;"), ""),
+        (nat("tcp dport 9 meta skuid != 4711 redirect to :15001;"), ""),
+        (nat("tcp dport 9 meta skuid != 4711 jump to;"), ""),
+        (String::new(), "-m owner --uid-owner 4711 -j RETURN"),
+        (String::new(), "-p tcp --dport 9 -m owner ! --uid-owner 4711 -j REDIRECT --to-ports 15001"),
+    ] {
+        for variant in if tool.is_empty() { &["nft"][..] } else { &["nft", "legacy"] } {
+            let (pod, _other) = Pod::pair();
+            pod.feed("nft -f -", &native);
+            if !tool.is_empty() {
+                pod.sh(&format!("iptables-{variant} -w -t nat -N DEEP"));
+                pod.sh(&format!("iptables-{variant} -w -t nat -A OUTPUT -j DEEP"));
+                pod.sh(&format!("iptables-{variant} -w -t nat -A DEEP {tool}"));
+            }
+            must_init(&pod, &[]);
+            let _listeners = app(&pod);
+            for family in Family::BOTH {
+                let answer = call(&pod, Identity::uid(4711), pod.at(family, REMOTING));
+                assert_eq!(answer, Answer::Refused, "{native} {variant} {tool}");
+            }
+        }
+    }
+}
+
+/// Rules in every backend, of which one cannot be reached: the others' are removed all the same, and it is said which are
+/// gone and which are not.
+#[test]
+fn a_cleanup_that_one_backend_refuses_says_what_is_gone() {
+    let standing = || {
+        let (pod, _peer) = Pod::pair();
+        must_init(&pod, &["--backend", "iptables-legacy"]);
+        pod.feed("nft -f -", &init(&pod, &["--dry-run"]).stdout);
+        let scripts = init(&pod, &["--dry-run", "--backend", "iptables-nft"]).stdout;
+        let at = scripts.find("# IPv6").expect("IPv6's script after IPv4's");
+        pod.feed("iptables-nft-restore --noflush", &scripts[..at]);
+        pod.feed("ip6tables-nft-restore --noflush", &scripts[at..]);
+        pod
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fake = folder.path().join("iptables-nft-restore");
+    fs::write(&fake, "#!/bin/sh\necho no such luck >&2; exit 1\n").expect("writing");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("its own file");
+    let lock = tempfile::NamedTempFile::new().expect("a temporary file");
+    let _held = Flock::lock(lock.reopen().expect("its own file"), FlockArg::LockExclusive).expect("a free lock");
+    for (variable, value, left, why, gone) in [
+        ("PATH", folder.path(), "iptables-nft", "no such luck", "iptables-legacy"),
+        ("XTABLES_LOCKFILE", lock.path(), "iptables-legacy", "xtables lock", "iptables-nft"),
+    ] {
+        let pod = standing();
+        let mut command = bypassctl(&["init", "--cleanup"]);
+        command.env(variable, value);
+        let finished = pod.finish(command, "");
+        assert_eq!(finished.code, 5, "{finished}");
+        for words in [
+            format!("removed table inet bypassctl, chains BYPASSCTL_* of {gone};"),
+            format!("not wholly:\n  chains BYPASSCTL_* of {left}: "),
+            why.to_owned(),
+        ] {
+            assert!(finished.stderr.contains(&words), "no word of {words:?}: {finished}");
+        }
+        assert!(!finished.stderr.contains("changed nothing"), "{finished}");
+        let rules = rules(&pod);
+        assert!(!rules.contains("table inet bypassctl"), "{rules}");
+        assert!(!rules.contains(&format!("{gone}-save -A BYPASSCTL")), "{rules}");
+        assert!(rules.contains(&format!("{left}-save -A BYPASSCTL")), "{rules}");
+        must_init(&pod, &["--cleanup"]);
+        assert_eq!(filled(&self::rules(&pod)), "");
     }
 }

@@ -150,6 +150,26 @@ fn net_admin_alone_is_enough() {
     assert!(pod.nft_ruleset().contains("table inet bypassctl"));
 }
 
+/// Legacy iptables lists its tables for root or root's group alone: with every capability, that is what is named.
+#[test]
+fn by_legacy_iptables_it_says_that_only_root_may_list_the_tables() {
+    let as_group = |group: &str| {
+        let (pod, _peer) = Pod::pair();
+        let group = format!("--regid={group}");
+        let user = ["--reuid=65534", &group, "--clear-groups"];
+        let capabilities = ["--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"];
+        init_as(&pod, &[&user[..], &capabilities].concat(), &["--backend", "iptables-legacy"])
+    };
+    let finished = as_group("65534");
+    assert_eq!(finished.code, ENVIRONMENT, "{finished}");
+    for word in ["/proc/net/ip_tables_names", "runAsUser: 0", "runAsGroup: 0"] {
+        assert!(finished.stderr.contains(word), "no word of {word}: {finished}");
+    }
+    assert!(!finished.stderr.contains("needs the capabilities"), "{finished}");
+    let finished = as_group("0");
+    assert_eq!(finished.code, 0, "{finished}");
+}
+
 /// As the agent's own user, whose connections the rules exempt, the proof says that it is weaker for that.
 #[test]
 fn run_as_the_agents_user_the_proof_says_what_it_lacks() {

@@ -9,7 +9,7 @@ use rustls::AlertDescription;
 
 use crate::client::session;
 use crate::harness::{
-    App, Certificates, DEADLINE, Sidecar, assert_no_byte, assert_reset, connect, eventually, free_port, local,
+    App, Certificates, DEADLINE, Sidecar, assert_no_byte, assert_reset, connect, eventually, free_port, local, reset,
 };
 
 /// Speaks TLS to the sidecar with this certificate, says something, and returns what came of it.
@@ -150,6 +150,22 @@ fn silence_and_half_a_hello_end_with_the_handshake_timeout() {
 
     let near = Sidecar::between(&certificates.tls_dir("cart"), sidecar.inbound, local(1), &[]);
     crate::harness::assert_echo(&mut connect(near.outbound).unwrap(), "both places are free again");
+}
+
+/// Promise: a kubelet's TCP probe of the remoting port succeeds whether the app lives or not, and reaches nobody but the
+/// sidecar, whose log says that it came and said nothing.
+#[test]
+fn a_tcp_probe_proves_that_the_sidecar_listens_and_no_more() {
+    let certificates = Certificates::new();
+    let nobody = local(free_port());
+    for more in [&[][..], &["--mode", "permissive"]] {
+        let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), nobody, more);
+        drop(connect(sidecar.inbound).unwrap());
+        let line = sidecar.log_line(&["\"reason\":\"peer_silent\""]);
+        assert!(line.contains("\"bytes_in\":0"), "{line}");
+        reset(connect(sidecar.inbound).unwrap());
+        sidecar.log_line(&["\"reason\":\"peer_reset\""]);
+    }
 }
 
 /// Promise: garbage after the start of a TLS record is a failed handshake, and nothing worse.

@@ -24,6 +24,8 @@ pub struct PodFacts {
     pub agent_ports: AgentPorts,
     /// Our table; needs NET_ADMIN to be seen.
     pub rules: Observed<Option<Ruleset>>,
+    /// Whether there is a table of our name that somebody else made; it is not in `rules`.
+    pub foreign_table: bool,
     /// Listening TCP sockets of this network namespace.
     pub listeners: Observed<Vec<SocketAddr>>,
     /// The sidecar's own word.
@@ -90,6 +92,12 @@ fn rules_present(facts: &PodFacts) -> CheckResult {
             let rules: usize = ruleset.chains.iter().map(|chain| chain.rules.len()).sum();
             check.pass(format!("table inet {TABLE} stands with {rules} rules in {} chains", ruleset.chains.len()))
         }
+        Observed::Seen(None) if facts.foreign_table => check.fail(
+            format!("table inet {TABLE} is somebody else's: none of its chains is one that `bypassctl init` makes"),
+            "rules of ours are not there, and init refuses to replace the table: have whoever made it call it something \
+             else, or remove it, or run init with --backend iptables-nft",
+            "kubectl logs POD -c bypassctl-init",
+        ),
         Observed::Seen(None) => check.fail(
             format!("there is no table inet {TABLE} in this network namespace"),
             "without it remoting and management go where the mesh sends them; the init container did not run, failed, or \

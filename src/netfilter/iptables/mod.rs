@@ -13,7 +13,7 @@ use crate::core::render::iptables::{HeldTable, Holding, foreign_chains, script};
 use crate::core::ruleset::{Family, TableFamily};
 use crate::core::xtables::{CHAIN_PREFIX, XtChain};
 use crate::netfilter::foreign::{NamedChain, iptables_chains, nat_chains_up_to};
-use crate::netfilter::{NetfilterError, namespace, table};
+use crate::netfilter::{NetfilterError, mesh, namespace, table};
 
 pub use self::tool::IptablesError;
 
@@ -120,13 +120,14 @@ fn put_back(before: &Held, prefix: &'static str) {
 /// Removes the chains of the prefix from both families.
 ///
 /// # Errors
-/// See [`IptablesError`].
+/// See [`IptablesError`]; where one family fails, the other's are removed all the same.
 pub(super) fn remove(variant: Variant, prefix: &'static str) -> Result<(), IptablesError> {
     let Some(held) = held(variant, prefix)? else { return Ok(()) };
+    let mut outcome = Ok(());
     for (family, _) in held.families.iter().filter(|(_, holding)| !holding.is_empty()) {
-        lead_to(variant, *family, prefix, &Holding::default())?;
+        outcome = outcome.and(lead_to(variant, *family, prefix, &Holding::default()).map(drop));
     }
-    Ok(())
+    outcome
 }
 
 /// What the variant holds of ours, if it can hold anything: looked at only where its tables are there.
@@ -156,14 +157,12 @@ pub fn held(variant: Variant, prefix: &'static str) -> Result<Option<Held>, Ipta
     Ok((!families.is_empty()).then_some(Held { variant, families }))
 }
 
-/// User ids that rules of legacy iptables single out: those of mesh proxies.
+/// User ids that nat rules of legacy iptables exempt: those of mesh proxies.
 #[must_use]
 pub fn legacy_mesh_uids() -> BTreeSet<u32> {
     let saved = Family::BOTH.into_iter().filter(|family| legacy_tables(*family));
-    let saved = saved.filter_map(|family| tool::save(Variant::Legacy, family).ok()).collect::<Vec<_>>();
-    let foreign = saved.iter().flat_map(|dump| dump.lines()).filter(|line| !line.contains(CHAIN_PREFIX));
-    let uids = foreign.filter_map(|line| line.split_once("--uid-owner ")?.1.split(' ').next()?.parse().ok());
-    uids.filter(|uid| *uid != 0).collect()
+    let saved = saved.filter_map(|family| tool::save(Variant::Legacy, family).ok());
+    saved.flat_map(|dump| mesh::saved_uids(&dump)).collect()
 }
 
 /// Chains, jumps and rules by table and chain, the rules told by their comments.

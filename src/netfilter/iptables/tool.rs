@@ -57,6 +57,19 @@ pub enum IptablesError {
         /// What it said.
         said: String,
     },
+    /// It has the capabilities, and yet may not list the tables.
+    #[error(
+        "{tool} may not list the tables ({said}): the capabilities are there, but only the user or the group root may read \
+         {file}; give the container runAsUser: 0 or runAsGroup: 0 in its securityContext"
+    )]
+    NotRoot {
+        /// The tool.
+        tool: String,
+        /// What it said.
+        said: String,
+        /// What it may not read.
+        file: &'static str,
+    },
     /// The kernel has no such tables.
     #[error("this kernel has not what {tool} needs ({said}); the node must have the modules loaded")]
     Unsupported {
@@ -165,7 +178,10 @@ fn run(variant: Variant, tool: &str, arguments: &[&str], input: &str) -> Result<
         let holder = holder(Path::new(&lock));
         IptablesError::Locked { tool, lock: lock.to_string_lossy().into_owned(), holder }
     } else if holds(&["Permission denied", "Operation not permitted"]) || holds(&[NO_TABLE]) && !permitted(variant) {
-        IptablesError::NotPermitted { tool, variant, said }
+        match unreadable_names().filter(|_| variant == Variant::Legacy && permitted(variant)) {
+            Some(file) => IptablesError::NotRoot { tool, said, file },
+            None => IptablesError::NotPermitted { tool, variant, said },
+        }
     } else if holds(&[
         NO_TABLE,
         "do you need to insmod",
@@ -187,6 +203,12 @@ fn permitted(variant: Variant) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     effective.is_none_or(|effective| effective & wanted == wanted)
+}
+
+/// Which of the lists of tables, made for root alone, this process may not read.
+fn unreadable_names() -> Option<&'static str> {
+    let denied = |file: &&str| File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    Family::BOTH.map(super::names_file).into_iter().find(denied)
 }
 
 /// What a tool says, in one line, without its advice to read the manual.

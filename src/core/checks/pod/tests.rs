@@ -24,6 +24,7 @@ fn healthy() -> PodFacts {
         cluster: ClusterPorts::new(None, &[], &[]).unwrap(),
         agent_ports: AgentPorts { outbound: 15552, inbound: 15553, admin: 15550 },
         rules: Observed::Seen(Some(ruleset(RedirectMode::Capture))),
+        foreign_table: false,
         listeners: Observed::Seen(listeners.iter().map(|text| text.parse().unwrap()).collect()),
         agent: Observed::Seen(AgentFacts { ready: true, reasons: String::new(), rules_effective: Some(true) }),
         certificates: Observed::Seen(Ok(CertificateDates {
@@ -61,6 +62,15 @@ fn every_failure_says_why_it_matters_and_what_to_run_next() {
     for check in failed {
         assert!(!check.hint.is_empty() && !check.next.is_empty(), "{check:?}");
     }
+}
+
+#[test]
+fn a_table_of_our_name_that_is_somebody_elses_is_no_rules_of_ours() {
+    let mut facts = healthy();
+    facts.rules = Observed::Seen(None);
+    facts.foreign_table = true;
+    assert_eq!(failures(&facts), ["rules-present"]);
+    assert!(run(&facts)[0].message.contains("somebody else's"), "{:?}", run(&facts)[0]);
 }
 
 #[test]
