@@ -25,7 +25,7 @@ use crate::netfilter::backend::{self, BackendError, Snapshot};
 use crate::netfilter::events::{Events, Woken};
 use crate::netfilter::gather::{self, Routes};
 use crate::netfilter::lock::NamespaceLock;
-use crate::netfilter::table::handles;
+use crate::netfilter::table::{handles, is_foreign};
 use crate::netfilter::{NetfilterError, iptables, mesh_uids_of_everybody, own_addresses, read};
 
 /// Between looks although nothing was heard: routes and addresses change without a word from nf_tables.
@@ -218,6 +218,10 @@ impl Watch {
         let mut faults = Vec::new();
         let mut tables = Vec::new();
         for family in TableFamily::ALL {
+            if is_foreign(family, TABLE).unwrap_or(false) {
+                faults.push(format!("a table {} {TABLE} is there that somebody else made", family.name()));
+                continue;
+            }
             match read(family, TABLE) {
                 Ok(table) => tables.extend(table.map(|table| table.ruleset)),
                 Err(NetfilterError::Unsupported(_)) => {}
