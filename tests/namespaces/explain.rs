@@ -142,6 +142,14 @@ fn of_captured_dns_explain_says_what_a_real_datagram_does() {
     });
 }
 
+/// No connection goes to port 0: that is a mistake in the question.
+#[test]
+fn port_0_is_refused() {
+    let refused = Pod::alone().finish(bypassctl(&["explain", "--to", "10.0.0.1:0"]), "");
+    assert_eq!(refused.code, 2, "{refused}");
+    assert!(refused.stderr.contains("port 0"), "{refused}");
+}
+
 /// Of chains of one priority the one registered last runs first; where tables differ in that, explain says that it cannot
 /// be sure, and the kernel does what explain assumes.
 #[test]
