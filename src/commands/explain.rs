@@ -69,6 +69,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
 
 fn question(args: &ExplainArgs) -> Result<Question, Failure> {
     let to = args.to.ip().to_canonical();
+    if args.to.port() == 0 {
+        return Err(Failure::usage(anyhow!(
+            "--to {}: port 0 is no port that anybody dials; name the real one",
+            args.to
+        )));
+    }
     let outsider = OUTSIDERS.into_iter().find(|address| address.is_ipv4() == to.is_ipv4());
     let from = args.from.or(outsider.filter(|_| args.arriving));
     if let Some(from) = from.filter(|from| from.is_ipv4() != to.is_ipv4()) {

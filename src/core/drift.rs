@@ -144,7 +144,7 @@ impl Telling {
             Expected::Straight => "straight".to_owned(),
             Expected::Agent(port) => format!("to the agent's port {port}"),
         };
-        format!("{} ({to}) does not go {expected}: it goes {}", self.what, render::explain::verdict(answer))
+        format!("{} ({to}) does not go {expected}; instead: {}", self.what, render::explain::verdict(answer))
     }
 }
 

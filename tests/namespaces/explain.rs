@@ -142,6 +142,55 @@ fn of_captured_dns_explain_says_what_a_real_datagram_does() {
     });
 }
 
+/// Rules that explain understands in part at most: what it says of them is what happens, or it says that it is unsure.
+/// The chain that each stands in, the rule, and whether explain has to know.
+const HALF_UNDERSTOOD: [(&str, &str, bool); 15] = [
+    (NAT, "ip daddr { 10.77.0.12 } tcp dport { 2552 } redirect to :15001", true),
+    (NAT, "ip daddr . tcp dport { 10.77.0.12 . 2552 } redirect to :15001", false),
+    (NAT, "tcp dport . meta mark { 2552 . 0 } redirect to :15001", false),
+    (NAT, "ip daddr . tcp dport != { 10.77.0.12 . 2552 } redirect to :15001", false),
+    (FILTER, "ip daddr 10.77.0.12 socket transparent 0 drop", false),
+    (FILTER, "ip daddr 10.77.0.12 tcp dport 2552 drop", true),
+    (FILTER, "tcp dport 2552 numgen inc mod 1 == 0 drop", false),
+    (FILTER, "tcp dport 2552 jhash ip saddr mod 1 == 0 drop", false),
+    (FILTER, "ip daddr 10.77.0.12 rt ip nexthop 10.77.0.12 drop", false),
+    (FILTER, "tcp dport 2552 tcp option maxseg exists drop", false),
+    (FILTER, "ip daddr 10.77.0.12 ip ttl 64 drop", false),
+    (FILTER, "tcp dport != 2000-2551 meta skuid != 2000-3000 drop", true),
+    (FILTER, "tcp dport 2552 meta mark set numgen inc mod 1 offset 5 meta mark 5 drop", false),
+    (FILTER, "tcp dport 2552 ip daddr set 10.77.0.99", false),
+    (FILTER, "ct original ip daddr 10.77.0.12 drop", false),
+];
+const NAT: &str = "type nat hook output priority -100";
+const FILTER: &str = "type filter hook output priority 0";
+
+#[test]
+fn what_explain_does_not_understand_it_says() {
+    check_all(&["inet", "ip"], |family, cells| {
+        let (pod, other) = Pod::pair();
+        let to = other.at(Family::V4, 2552);
+        let _listeners = [app(&pod), mesh_proxy(&pod, None), peer(&other, &[])];
+        for (chain, rule, known) in HALF_UNDERSTOOD {
+            pod.sh("nft flush ruleset");
+            pod.feed("nft -f -", &format!("table {family} t {{\n chain c {{\n {chain}; {rule}\n }}\n}}\n"));
+            let answer = explain(&pod, &["--to", &to.to_string()]);
+            let seen = seen(call(&pod, APP, to));
+            let told = told(&answer);
+            let agrees = told == seen || !known && answer["sure"] == false;
+            let cell = format!("{family} {rule}");
+            cells.check(cell, &(if agrees { seen.clone() } else { told }), &seen);
+        }
+    });
+}
+
+/// No connection goes to port 0: that is a mistake in the question.
+#[test]
+fn port_0_is_refused() {
+    let refused = Pod::alone().finish(bypassctl(&["explain", "--to", "10.0.0.1:0"]), "");
+    assert_eq!(refused.code, 2, "{refused}");
+    assert!(refused.stderr.contains("port 0"), "{refused}");
+}
+
 /// Of chains of one priority the one registered last runs first; where tables differ in that, explain says that it cannot
 /// be sure, and the kernel does what explain assumes.
 #[test]

@@ -87,9 +87,10 @@ impl Walk<'_> {
                     Truth::Yes => {}
                     Truth::No => break,
                     Truth::Unknown => {
-                        // A later condition that does not hold spares the question.
+                        // A later condition that does not hold spares the question, unless something is done before it.
                         let later = rule.steps[at + 1..]
                             .iter()
+                            .take_while(|step| matches!(step, Step::If(_)))
                             .any(|step| matches!(step, Step::If(condition) if self.meets(condition) == Truth::No));
                         if !later {
                             self.doubt(format!(

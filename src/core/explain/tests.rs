@@ -239,6 +239,9 @@ fn what_is_unknown_is_said_unless_it_cannot_matter() {
     assert!(!answer.sure && answer.unsure[0].contains("limit"), "{answer:?}");
     assert!(asked(vec![unknown(), of_uid(1), Step::Do(Statement::Drop)]).sure, "another condition does not hold");
     assert!(asked(vec![unknown(), of_uid(1000)]).sure, "the rule does nothing");
+    let mark = Step::Do(Statement::Mark(SetMark::constant(MarkOf::Packet, 5, u32::MAX)));
+    let marked = Step::If(Condition::equal(Field::Mark, 5_u32, false));
+    assert!(!asked(vec![unknown(), mark, marked, Step::Do(Statement::Drop)]).sure, "it would hold by then");
     assert!(!asked(vec![Step::Do(Statement::Unknown("queue".to_owned()))]).sure);
 }
 

@@ -173,3 +173,6 @@ fn sets_of(
     }
     Ok(sets)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 //! refuses what we never write, this takes everything, and names what it does not understand.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict,
@@ -18,6 +19,28 @@ use crate::netfilter::gather::sets::{Elements, number, ranges};
 /// RFC 791 and RFC 8200.
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
+/// `IFNAMSIZ` (linux/if.h).
+const INTERFACE_NAME: usize = 16;
+/// Expressions that load or compare and do nothing else; any other that is not understood may do something.
+const CONDITIONS: [&str; 17] = [
+    "limit",
+    "quota",
+    "connlimit",
+    "socket",
+    "numgen",
+    "hash",
+    "rt",
+    "exthdr",
+    "osf",
+    "xfrm",
+    "tunnel",
+    "inner",
+    "dynset",
+    "range",
+    "byteorder",
+    "fib",
+    "match",
+];
 
 /// What a register holds.
 #[derive(Clone)]
@@ -30,18 +53,26 @@ pub(super) enum Loaded {
 }
 
 pub(super) struct Decoder<'a> {
+    /// Of the table.
     pub(super) family: Option<Family>,
+    /// Of the packets that get this far in the rule.
+    asked: Option<Family>,
     sets: &'a HashMap<String, Elements>,
-    registers: HashMap<u32, Loaded>,
+    /// By its first word: how many bytes it holds, and which.
+    registers: HashMap<u32, (usize, Loaded)>,
+    /// What may have written into any of the others.
+    forgotten: String,
     pub(super) steps: Vec<Step>,
 }
 
 /// The steps that these expressions are.
 pub(super) fn steps(list: &[Expressions], family: Option<Family>, sets: &HashMap<String, Elements>) -> Vec<Step> {
-    let mut decoder = Decoder { family, sets, registers: HashMap::new(), steps: Vec::new() };
+    let (registers, steps) = (HashMap::new(), Vec::new());
+    let mut decoder =
+        Decoder { family, asked: family, sets, registers, forgotten: "an empty register".to_owned(), steps };
     for expression in list {
         if decoder.step(expression).is_none() {
-            decoder.steps.push(Step::If(Condition::Unknown(name(expression))));
+            decoder.unknown(expression);
         }
     }
     decoder.steps
@@ -52,9 +83,19 @@ fn slot(register: u32) -> u32 {
     if (1..=4).contains(&register) { 4 + 4 * register } else { register }
 }
 
+/// The 4-byte registers that so many bytes from this one on take up.
+fn words(slot: u32, bytes: usize) -> Range<u32> {
+    slot..slot.saturating_add(u32::try_from(bytes.div_ceil(4).max(1)).unwrap_or(u32::MAX))
+}
+
 impl Decoder<'_> {
     fn step(&mut self, expression: &Expressions) -> Option<()> {
         match expression {
+            Expressions::Payload(attributes)
+                if attributes.iter().any(|of| matches!(of, Payload::SourceRegister(_))) =>
+            {
+                None
+            }
             Expressions::Meta(attributes) => self.meta(attributes),
             Expressions::Payload(attributes) => self.payload(attributes),
             Expressions::Bitwise(attributes) => self.bitwise(attributes),
@@ -66,12 +107,59 @@ impl Decoder<'_> {
         }
     }
 
-    pub(super) fn put(&mut self, register: u32, loaded: Loaded) {
-        self.registers.insert(slot(register), loaded);
+    /// An expression that is not understood: it may load any register, end the rule, or do something.
+    fn unknown(&mut self, expression: &Expressions) {
+        let name = name(expression);
+        let acts = match expression {
+            Expressions::Other { expression_type, .. } => !CONDITIONS.contains(&expression_type.as_str()),
+            Expressions::Payload(attributes) => attributes.iter().any(|of| matches!(of, Payload::SourceRegister(_))),
+            Expressions::Immediate(_) => true,
+            _ => false,
+        };
+        self.forget(&name);
+        if acts {
+            self.steps.push(Step::Do(Statement::Unknown(name)));
+        } else {
+            self.asks(Condition::Unknown(name));
+        }
+    }
+
+    pub(super) fn put(&mut self, register: u32, bytes: usize, loaded: Loaded) {
+        let taken = words(slot(register), bytes);
+        self.registers.retain(|at, (bytes, _)| {
+            let other = words(*at, *bytes);
+            other.end <= taken.start || taken.end <= other.start
+        });
+        self.registers.insert(taken.start, (bytes, loaded));
+    }
+
+    /// Something of that name has been loaded, into nobody knows which registers.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.registers.clear();
+        name.clone_into(&mut self.forgotten);
     }
 
     pub(super) fn at(&self, register: u32) -> Loaded {
-        self.registers.get(&slot(register)).cloned().unwrap_or_else(|| Loaded::Unknown("an empty register".to_owned()))
+        self.registers
+            .get(&slot(register))
+            .map_or_else(|| Loaded::Unknown(self.forgotten.clone()), |(_, loaded)| loaded.clone())
+    }
+
+    /// What so many bytes from this register on are. More than it holds are a concatenation, fewer a part.
+    pub(super) fn exactly(&self, register: u32, bytes: usize) -> Loaded {
+        match (self.at(register), self.registers.get(&slot(register))) {
+            (loaded @ Loaded::Unknown(_), _) => loaded,
+            (loaded, Some((held, _))) if *held == bytes => loaded,
+            _ => Loaded::Unknown("a concatenation".to_owned()),
+        }
+    }
+
+    pub(super) fn asks(&mut self, condition: Condition) {
+        let step = Step::If(condition);
+        // Loading what is unknown and comparing it is one doubt.
+        if !matches!(step, Step::If(Condition::Unknown(_))) || self.steps.last() != Some(&step) {
+            self.steps.push(step);
+        }
     }
 
     pub(super) fn does(&mut self, statement: Statement) -> Option<()> {
@@ -89,19 +177,22 @@ impl Decoder<'_> {
                 // Priority, tracing and the like lead nowhere else.
                 Meta::SourceRegister(_) => return Some(()),
                 Meta::DestinationRegister(register) => {
-                    let loaded = match key {
-                        MetaKey::Nfproto => host(Field::Family),
-                        MetaKey::L4Proto => host(Field::Protocol),
-                        MetaKey::Mark => host(Field::Mark),
-                        MetaKey::SocketUserId => host(Field::Uid),
-                        MetaKey::SocketGroupId => host(Field::Gid),
-                        MetaKey::Iifname => Loaded::Interface(Side::In),
-                        MetaKey::Oifname => Loaded::Interface(Side::Out),
-                        MetaKey::Iif => Loaded::InterfaceIndex(Side::In),
-                        MetaKey::Oif => Loaded::InterfaceIndex(Side::Out),
-                        other => Loaded::Unknown(format!("meta {other:?}").to_lowercase()),
+                    let (bytes, loaded) = match key {
+                        MetaKey::Nfproto => (1, host(Field::Family)),
+                        MetaKey::L4Proto => (1, host(Field::Protocol)),
+                        MetaKey::Mark => (4, host(Field::Mark)),
+                        MetaKey::SocketUserId => (4, host(Field::Uid)),
+                        MetaKey::SocketGroupId => (4, host(Field::Gid)),
+                        MetaKey::Iifname => (INTERFACE_NAME, Loaded::Interface(Side::In)),
+                        MetaKey::Oifname => (INTERFACE_NAME, Loaded::Interface(Side::Out)),
+                        MetaKey::Iif => (4, Loaded::InterfaceIndex(Side::In)),
+                        MetaKey::Oif => (4, Loaded::InterfaceIndex(Side::Out)),
+                        other => {
+                            self.forget(&format!("meta {other:?}").to_lowercase());
+                            continue;
+                        }
                     };
-                    self.put((*register).into(), loaded);
+                    self.put((*register).into(), bytes, loaded);
                 }
                 _ => {}
             }
@@ -115,7 +206,13 @@ impl Decoder<'_> {
                 let value = u32::try_from(number(&value, false)?).ok()?;
                 Statement::Mark(SetMark { target, keep: 0, from: None, xor: value })
             }
-            Loaded::Field { field: field @ (Field::Mark | Field::ConnectionMark), mask, xor, .. } => {
+            Loaded::Field {
+                field: field @ (Field::Mark | Field::ConnectionMark),
+                big_endian: false,
+                mask,
+                xor,
+                ..
+            } => {
                 let of = if field == Field::Mark { MarkOf::Packet } else { MarkOf::Connection };
                 let (mask, xor) = (low(mask), low(xor));
                 let (keep, from) = if of == target { (mask, None) } else { (0, Some((of, mask))) };
@@ -145,46 +242,55 @@ impl Decoder<'_> {
             mask: (u128::MAX << (bits - 8 * length)) & field.full_mask(),
             xor: 0,
         };
-        // An address is its header's, and which header it is the rule has asked before.
+        // An address is its header's, and which header it is the rule has asked before: where one has its addresses,
+        // the other has something else.
         let loaded = match (base, offset, length) {
             (TRANSPORT_HEADER, 0, 2) => big(Field::SourcePort, 16),
             (TRANSPORT_HEADER, DESTINATION_PORT, 2) => big(Field::DestinationPort, 16),
             (TRANSPORT_HEADER, TCP_FLAGS, 1) => big(Field::TcpFlags, 8),
-            (NETWORK_HEADER, IPV4_SOURCE, 1..=4) if self.family != Some(Family::V6) => {
+            (NETWORK_HEADER, IPV4_SOURCE, 1..=4) if self.asked == Some(Family::V4) => {
                 big(Field::Source(Family::V4), 32)
             }
-            (NETWORK_HEADER, IPV4_DESTINATION, 1..=4) if self.family != Some(Family::V6) => {
+            (NETWORK_HEADER, IPV4_DESTINATION, 1..=4) if self.asked == Some(Family::V4) => {
                 big(Field::Destination(Family::V4), 32)
             }
-            (NETWORK_HEADER, IPV6_SOURCE, 1..=16) => big(Field::Source(Family::V6), 128),
-            (NETWORK_HEADER, IPV6_DESTINATION, 1..=16) => big(Field::Destination(Family::V6), 128),
+            (NETWORK_HEADER, IPV6_SOURCE, 1..=16) if self.asked == Some(Family::V6) => {
+                big(Field::Source(Family::V6), 128)
+            }
+            (NETWORK_HEADER, IPV6_DESTINATION, 1..=16) if self.asked == Some(Family::V6) => {
+                big(Field::Destination(Family::V6), 128)
+            }
             _ => Loaded::Unknown(format!("{length} bytes of the packet")),
         };
-        self.put(register?, loaded);
+        self.put(register?, usize::try_from(length).ok()?, loaded);
         Some(())
     }
 
     fn bitwise(&mut self, attributes: &[Bitwise]) -> Option<()> {
-        let (mut from, mut to, mut and, mut or, mut plain) = (None, None, None, None, true);
+        let (mut from, mut to, mut and, mut or, mut bytes, mut plain) = (None, None, None, None, None, true);
         for attribute in attributes {
             match attribute {
                 Bitwise::SourceRegister(register) => from = Some(u32::from(*register)),
                 Bitwise::DestinationRegister(register) => to = Some(u32::from(*register)),
                 Bitwise::Mask(DataAttribute::Value(bytes)) => and = Some(bytes.clone()),
                 Bitwise::Xor(DataAttribute::Value(bytes)) => or = Some(bytes.clone()),
+                Bitwise::Length(length) => bytes = usize::try_from(*length).ok(),
                 Bitwise::Op(operation) => plain = *operation == 0,
                 _ => {}
             }
         }
-        let loaded = match (self.at(from?), and, or) {
-            (Loaded::Field { field, big_endian, shift, mask, xor }, Some(and), Some(or)) if plain => {
+        let bytes = bytes?;
+        let loaded = match (self.exactly(from?, bytes), and, or) {
+            (Loaded::Field { field, big_endian, shift, mask, xor }, Some(and), Some(or))
+                if plain && and.len() == bytes && or.len() == bytes =>
+            {
                 let (and, or) = (number(&and, big_endian)? << shift, number(&or, big_endian)? << shift);
                 Loaded::Field { field, big_endian, shift, mask: mask & and, xor: (xor & and) ^ or }
             }
             (Loaded::Unknown(name), ..) => Loaded::Unknown(name),
             _ => Loaded::Unknown("bitwise".to_owned()),
         };
-        self.put(to?, loaded);
+        self.put(to?, bytes, loaded);
         Some(())
     }
 
@@ -198,12 +304,17 @@ impl Decoder<'_> {
                 _ => {}
             }
         }
-        let (value, loaded) = (value?, self.at(register?));
+        let (value, register) = (value?, register?);
+        let loaded = match self.at(register) {
+            // As many bytes of a name are compared as are given.
+            loaded @ Loaded::Interface(_) if value.len() <= INTERFACE_NAME => loaded,
+            _ => self.exactly(register, value.len()),
+        };
         let negated = operator == Operator::NotEqual;
         let condition = match loaded {
             Loaded::Interface(side) if matches!(operator, Operator::Equal | Operator::NotEqual) => {
                 let text = std::str::from_utf8(value).ok()?;
-                // Compared are as many bytes as are given; the final NUL makes it the whole name.
+                // The final NUL makes it the whole name.
                 let name = text.trim_end_matches('\0').to_owned();
                 Condition::Interface { side, prefix: name.len() == text.len(), name, negated }
             }
@@ -223,12 +334,15 @@ impl Decoder<'_> {
                     Operator::GreatherThanEqual => vec![(value, u128::MAX)],
                     _ => return None,
                 };
+                if let (Field::Family, Operator::Equal, Some(family)) = (field, operator, family_of(value)) {
+                    self.asked = Some(family);
+                }
                 Condition::Number(Test { field, mask, ranges, negated })
             }
             Loaded::Unknown(name) => Condition::Unknown(name),
             Loaded::Constant(_) => return None,
         };
-        self.steps.push(Step::If(condition));
+        self.asks(condition);
         Some(())
     }
 
@@ -244,8 +358,10 @@ impl Decoder<'_> {
         }
         match to {
             Some(Register::Verdict) => return self.does(Statement::Unknown("verdict map".to_owned())),
-            Some(register) => {
-                self.put(register.into(), Loaded::Unknown("map".to_owned()));
+            Some(_) => {
+                // A key that it lacks ends the rule.
+                self.forget("map");
+                self.asks(Condition::Unknown("map".to_owned()));
                 return Some(());
             }
             None => {}
@@ -253,12 +369,16 @@ impl Decoder<'_> {
         let elements = self.sets.get(set_name(attributes)?)?.as_ref();
         let ranges = match (self.at(from?), elements) {
             (Loaded::Field { field, big_endian, shift: 0, mask, xor: 0 }, Some(elements)) => {
-                ranges(elements, big_endian).map(|ranges| Test { field, mask, ranges, negated })
+                // A longer key is a concatenation.
+                let bytes = self.registers.get(&slot(from?)).map(|(bytes, _)| *bytes);
+                let fits = elements.iter().all(|(key, _)| Some(key.len()) == bytes);
+                let ranges = if fits { ranges(elements, big_endian) } else { None };
+                ranges.map(|ranges| Test { field, mask, ranges, negated })
             }
             _ => None,
         };
         let unknown = || Condition::Unknown("set".to_owned());
-        self.steps.push(Step::If(ranges.map_or_else(unknown, Condition::Number)));
+        self.asks(ranges.map_or_else(unknown, Condition::Number));
         Some(())
     }
 
@@ -274,7 +394,7 @@ impl Decoder<'_> {
         }
         match data? {
             DataAttribute::Value(value) => {
-                self.put(register?, Loaded::Constant(value.clone()));
+                self.put(register?, value.len(), Loaded::Constant(value.clone()));
                 Some(())
             }
             DataAttribute::Verdict(verdict) => {
@@ -288,6 +408,15 @@ impl Decoder<'_> {
 
 pub(super) const fn host(field: Field) -> Loaded {
     Loaded::Field { field, big_endian: false, shift: 0, mask: field.full_mask(), xor: 0 }
+}
+
+/// `NFPROTO_*`.
+const fn family_of(value: u128) -> Option<Family> {
+    match value {
+        2 => Some(Family::V4),
+        10 => Some(Family::V6),
+        _ => None,
+    }
 }
 
 fn verdict_of(verdict: &[VerdictAttribute]) -> Option<Statement> {
