@@ -193,11 +193,12 @@ impl Watch {
         }
         let done = self.put_back();
         let sight = self.look();
+        let repairs = u64::from(done.is_ok());
         match done {
             Ok(()) => warn!(whole = sight.faults.is_empty(), "put the rules back"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "the rules cannot be put back"),
         }
-        self.tell(&sight, None, 1);
+        self.tell(&sight, None, repairs);
         sight
     }
 
@@ -256,7 +257,9 @@ impl Watch {
             if unknown || edited || lost {
                 faults.extend(changes(&before.tables, tables));
             }
-            faults.extend(now.and_then(|now| before.snapshot.difference_in_iptables(now)));
+            // An init that went over to nf_tables has taken its chains out of iptables.
+            let moved = before.tables.is_empty() && !tables.is_empty();
+            faults.extend(now.filter(|_| !moved).and_then(|now| before.snapshot.difference_in_iptables(now)));
         }
         if faults.is_empty() && unknown {
             faults.push(format!("a table {TABLE} is there that no `bypassctl init` makes: somebody has changed it"));
