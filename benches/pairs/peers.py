@@ -20,8 +20,10 @@ def _bypassctl(pair, near, far):
     def command(role, *more):
         files = ["--tls-cert", pair.crt(role), "--tls-key", pair.key(role), "--tls-ca", pair.ca, "--allow", "ca"]
         # One address of the load is a crowd, which the limits are there to refuse.
-        limits = ["--max-connections", "9000", "--max-handshakes", "4096"]
-        return [*pair.run_as(UID), os.environ["BYPASSCTL_BIN"], "proxy", *files, *limits, *more]
+        limits = ["--max-connections", "9000", "--max-connections-per-peer", "9000", "--max-handshakes", "4096"]
+        # The others log faults alone, too.
+        log = ["--log-level", "warn"]
+        return [*pair.run_as(UID), os.environ["BYPASSCTL_BIN"], *log, "proxy", *files, *limits, *more]
     return {"far": command("far", *far), "near": command("near", *near)}
 
 
