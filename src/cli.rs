@@ -318,10 +318,14 @@ pub struct StatusArgs {
     pub output: CheckOutput,
 }
 
+fn with_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "no address with a port; write 10.0.0.7:2552, or [fd00::7]:2552".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Where the packet is going
-    #[arg(long, env = "BYPASSCTL_TO", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "BYPASSCTL_TO", value_name = "ADDRESS:PORT", value_parser = with_port)]
     pub to: SocketAddr,
     /// Where it comes from [default: what the route says; with --in, an address of nobody]
     #[arg(long, env = "BYPASSCTL_FROM", value_name = "ADDRESS")]
