@@ -64,14 +64,21 @@ pub(super) async fn dial(target: SocketAddr, far_end: FarEnd, timeout: Duration)
 /// Sets the options of a connection that lives for days.
 pub(super) fn tune(stream: &TcpStream, far_end: FarEnd) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    if let FarEnd::Peer(timeout) = far_end {
-        let socket = SockRef::from(stream);
-        // The user timeout ends what keepalives find dead (tcp(7), TCP_USER_TIMEOUT), so one has to be sent before it.
-        let (first, next) = (KEEPALIVE.0.min(timeout / 2), KEEPALIVE.1.min(timeout / 2));
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(first).with_interval(next))?;
-        socket.set_tcp_user_timeout(Some(timeout))?;
+    let socket = SockRef::from(stream);
+    match far_end {
+        // Between two processes of a pod nothing is congested; a node's BBR would set a timer for each batch, which costs
+        // a tenth of the processor time. Where this is not allowed, what the node has does as well.
+        FarEnd::App => drop(socket.set_tcp_congestion(b"reno")),
+        FarEnd::Peer(timeout) => keep_alive(&socket, timeout)?,
     }
     Ok(())
+}
+
+fn keep_alive(socket: &SockRef<'_>, timeout: Duration) -> io::Result<()> {
+    // The user timeout ends what keepalives find dead (tcp(7), TCP_USER_TIMEOUT), so one has to be sent before it.
+    let (first, next) = (KEEPALIVE.0.min(timeout / 2), KEEPALIVE.1.min(timeout / 2));
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(first).with_interval(next))?;
+    socket.set_tcp_user_timeout(Some(timeout))
 }
 
 /// Makes the coming close a reset, so that the other side sees an abort and not an end of its stream.

@@ -13,6 +13,7 @@ pub mod issue;
 mod reload;
 mod session;
 mod verify;
+mod vouched;
 
 pub use buffer::Buffer;
 pub use certificate::{CertificateFacts, timestamp};

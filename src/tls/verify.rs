@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::core::identity::Allow;
 use crate::core::policy::{Denied, authorize};
 use crate::tls::certificate::CertificateFacts;
+use crate::tls::vouched::{self, Vouched};
 
 /// A peer's chain that leads to no root of ours, with who it claims to be.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,7 @@ pub(super) struct PeerVerifier {
     as_client: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
     allowed: Vec<Allow>,
+    vouched: Vouched,
 }
 
 impl PeerVerifier {
@@ -50,7 +52,7 @@ impl PeerVerifier {
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
         let as_client =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
-        Ok(Self { roots, as_client, provider, allowed })
+        Ok(Self { roots, as_client, provider, allowed, vouched: Vouched::default() })
     }
 
     /// Whether the chain leads to a root. Cluster peers are clients and servers at once, and keystores made for one
@@ -71,17 +73,34 @@ impl PeerVerifier {
         }
     }
 
+    /// Who shows this chain, if it leads to a root.
+    fn identify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<CertificateFacts>, Error> {
+        let key = vouched::key(leaf, intermediates);
+        if let Some(facts) = self.vouched.recall(&key, now) {
+            return Ok(facts);
+        }
+        let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if let Err(source) = self.verify_chain(leaf, intermediates, now) {
+            let claimed = facts.identity.to_string();
+            return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
+        }
+        let facts = Arc::new(facts);
+        self.vouched.remember(key, &facts, intermediates);
+        Ok(facts)
+    }
+
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if let Err(source) = self.verify_chain(leaf, intermediates, now) {
-            let claimed = facts.identity.to_string();
-            return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
-        }
+        let facts = self.identify(leaf, intermediates, now)?;
         authorize(&facts.identity, &self.allowed).map(|_| ()).map_err(evidence)
     }
 }

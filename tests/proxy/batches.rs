@@ -10,7 +10,7 @@ use crate::client::session;
 use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, local};
 
 /// What the sidecar reads at once.
-const BATCH: usize = 256 * 1024;
+const BATCH: usize = 512 * 1024;
 
 /// A peer that speaks TLS by hand, so that a test can cut what it sends as it likes.
 struct Peer {

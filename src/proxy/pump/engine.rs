@@ -19,7 +19,7 @@ use crate::proxy::pump::{Moved, Peer, Tally};
 use crate::tls::{Buffer, Opened, Session};
 
 /// Batches that a connection moves before others of its thread have their turn: half a millisecond of work.
-const TURNS: usize = 4;
+const TURNS: usize = 2;
 
 /// Which side broke, and how.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use std::ops::{Deref, DerefMut};
 
 use crate::tls::Buffer;
 
-/// Records that are moved at once. Calls and wake-ups are what a relay costs: with 64 KiB at once it does two thirds of
-/// the work for the same processor time, and with more than 256 KiB no more (docs/decisions/0012-data-path.md).
-const RECORDS: usize = 16;
+/// Records that are moved at once. Calls and wake-ups are what a relay costs: with 256 KiB at once it does nine tenths of
+/// the work for the same processor time, and with more than 512 KiB no more (docs/decisions/0012-data-path.md).
+const RECORDS: usize = 32;
 /// A TLS record's plaintext (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 /// Plaintext that fills whole records.
@@ -22,7 +22,7 @@ const LARGE: usize = RECORDS * (RECORD + 64) + 1024;
 /// Room for any one record (RFC 5246, section 6.2.3: 2048 bytes more than its plaintext).
 pub(super) const SMALL: usize = 20 * 1024;
 /// Large buffers of a thread.
-const MOST_LARGE: usize = 32;
+const MOST_LARGE: usize = 16;
 /// Large buffers that a thread keeps while nobody needs them.
 const KEPT: usize = 4;
 
