@@ -76,7 +76,7 @@ pub enum SideDoors {
 }
 
 /// Remoting and management ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ClusterPorts {
     /// Artery or classic remoting.
     pub remoting: PortSet,

@@ -10,6 +10,7 @@ pub mod collector;
 pub mod config;
 pub mod drift;
 pub mod explain;
+pub mod facts;
 pub mod faults;
 pub mod identity;
 pub mod istio;

@@ -7,7 +7,8 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Akka classic remoting, and what most manifests still use for Artery (Akka documentation, "Istio").
 pub const DEFAULT_REMOTING_PORT: u16 = 2552;
@@ -104,7 +105,7 @@ impl FromStr for PortRange {
     }
 }
 
-/// A set of ports that is not empty.
+/// A set of ports that is not empty; as text, ranges with commas between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSet(Vec<PortRange>);
 
@@ -179,6 +180,15 @@ impl fmt::Display for PortSet {
 impl Serialize for PortSet {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let ranges: Vec<PortRange> =
+            text.split(',').map(str::parse).collect::<Result<_, _>>().map_err(D::Error::custom)?;
+        Self::new(ranges).ok_or_else(|| D::Error::custom("no port is named"))
     }
 }
 

@@ -1,9 +1,10 @@
 //! What checks say: one result each, and the whole as a report.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A fact that was looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Observed<T> {
     /// It was seen.
     Seen(T),

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use time::{Duration, OffsetDateTime};
 
+use crate::core::checks::Check;
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::{OUTPUT_CHAIN, PREROUTING_CHAIN, TABLE};
 use crate::core::ports::PortSet;
-use crate::core::report::{CheckResult, Observed, Severity, Status};
+use crate::core::report::{CheckResult, Observed, Severity};
 use crate::core::ruleset::{Action, Hook, Ruleset};
 use crate::core::verdict::{Packet, Protocol, first_match};
 
@@ -86,7 +87,7 @@ const APP: &str = "container/app";
 const CERTIFICATES: &str = "files/tls";
 
 fn rules_present(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "rules-present", severity: Severity::Error, object: RULES };
+    let check = Check { code: "rules-present", severity: Severity::Error, object: RULES.into() };
     match &facts.rules {
         Observed::Seen(Some(ruleset)) => {
             let rules: usize = ruleset.chains.iter().map(|chain| chain.rules.len()).sum();
@@ -109,7 +110,7 @@ fn rules_present(facts: &PodFacts) -> CheckResult {
 }
 
 fn rules_fit_ports(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "rules-fit-ports", severity: Severity::Error, object: RULES };
+    let check = Check { code: "rules-fit-ports", severity: Severity::Error, object: RULES.into() };
     let ruleset = match &facts.rules {
         Observed::Seen(Some(ruleset)) => ruleset,
         Observed::Seen(None) => return check.skip("there are no rules to judge", "see rules-present"),
@@ -165,7 +166,7 @@ fn syn_to(port: u16, hook: Hook) -> Packet {
 }
 
 fn rules_effective(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "rules-effective", severity: Severity::Error, object: RULES };
+    let check = Check { code: "rules-effective", severity: Severity::Error, object: RULES.into() };
     match &facts.agent {
         Observed::Seen(AgentFacts { rules_effective: Some(true), .. }) => {
             check.pass("a connection that the agent makes to test the rules comes back to it")
@@ -185,7 +186,7 @@ fn rules_effective(facts: &PodFacts) -> CheckResult {
 }
 
 fn agent_listening(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "agent-listening", severity: Severity::Error, object: AGENT };
+    let check = Check { code: "agent-listening", severity: Severity::Error, object: AGENT.into() };
     let listeners = match &facts.listeners {
         Observed::Seen(listeners) => listeners,
         Observed::Unavailable(reason) => return check.skip(reason, "/proc/net/tcp must be readable"),
@@ -216,7 +217,7 @@ fn agent_listening(facts: &PodFacts) -> CheckResult {
 }
 
 fn agent_ready(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "agent-ready", severity: Severity::Error, object: AGENT };
+    let check = Check { code: "agent-ready", severity: Severity::Error, object: AGENT.into() };
     match &facts.agent {
         Observed::Seen(agent) if agent.ready => check.pass("the agent says that it is ready"),
         Observed::Seen(agent) => check.fail(
@@ -233,7 +234,7 @@ fn agent_ready(facts: &PodFacts) -> CheckResult {
 }
 
 fn certificates(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "certificate-valid", severity: Severity::Error, object: CERTIFICATES };
+    let check = Check { code: "certificate-valid", severity: Severity::Error, object: CERTIFICATES.into() };
     match &facts.certificates {
         Observed::Seen(Ok(dates)) => {
             check.pass(format!("{}, from {} until {}", dates.identity, day(dates.not_before), day(dates.not_after)))
@@ -248,7 +249,7 @@ fn certificates(facts: &PodFacts) -> CheckResult {
 }
 
 fn certificate_expiry(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "certificate-renewed", severity: Severity::Warning, object: CERTIFICATES };
+    let check = Check { code: "certificate-renewed", severity: Severity::Warning, object: CERTIFICATES.into() };
     let Observed::Seen(Ok(dates)) = &facts.certificates else {
         return check.skip("there is no valid certificate to judge", "see certificate-valid");
     };
@@ -265,14 +266,14 @@ fn certificate_expiry(facts: &PodFacts) -> CheckResult {
 }
 
 fn app_listening(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "app-remoting-listening", severity: Severity::Warning, object: APP };
+    let check = Check { code: "app-remoting-listening", severity: Severity::Warning, object: APP.into() };
     let hint = "the agent hands arriving connections to the pod's address, where nothing listens; set \
                 artery.canonical.hostname (or bind.hostname) to the pod's address";
     app_port(facts, check, &facts.cluster.remoting, "remoting", hint)
 }
 
 fn management_listening(facts: &PodFacts) -> CheckResult {
-    let check = Check { code: "app-management-listening", severity: Severity::Warning, object: APP };
+    let check = Check { code: "app-management-listening", severity: Severity::Warning, object: APP.into() };
     let hint = "peers and the kubelet dial the pod's address; set management.http.hostname to it";
     app_port(facts, check, &facts.cluster.management, "management", hint)
 }
@@ -301,39 +302,6 @@ fn app_port(facts: &PodFacts, check: Check, ports: &PortSet, what: &str, hint_on
 
 fn day(at: OffsetDateTime) -> String {
     at.format(&time::format_description::well_known::Rfc3339).unwrap_or_else(|_| at.to_string())
-}
-
-/// A check's fixed part.
-struct Check {
-    code: &'static str,
-    severity: Severity,
-    object: &'static str,
-}
-
-impl Check {
-    fn result(self, status: Status, message: impl Into<String>, hint: &str, next: &str) -> CheckResult {
-        CheckResult {
-            code: self.code,
-            severity: self.severity,
-            status,
-            object: self.object.to_owned(),
-            message: message.into(),
-            hint: hint.to_owned(),
-            next: next.to_owned(),
-        }
-    }
-
-    fn pass(self, message: impl Into<String>) -> CheckResult {
-        self.result(Status::Pass, message, "", "")
-    }
-
-    fn fail(self, message: impl Into<String>, hint: &str, next: &str) -> CheckResult {
-        self.result(Status::Fail, message, hint, next)
-    }
-
-    fn skip(self, message: impl Into<String>, hint: &str) -> CheckResult {
-        self.result(Status::Skip, message, hint, "")
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use super::*;
 use crate::core::config::{RedirectMode, SideDoors};
 use crate::core::plan::{RedirectPlan, Substitutes};
 use crate::core::ports::Preset;
+use crate::core::report::Status;
 
 const NOW: OffsetDateTime = time::macros::datetime!(2026-01-02 12:00 UTC);
 
