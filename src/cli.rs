@@ -176,7 +176,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_HANDSHAKE_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=300))]
     pub handshake_timeout: u64,
-    /// Handshakes that may be unfinished at a time, in each direction
+    /// Arriving handshakes that may be unfinished at a time; once half as many are, each has 2 seconds
     #[arg(long, env = "BYPASSCTL_MAX_HANDSHAKES", default_value_t = 256, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_handshakes: u32,
@@ -195,7 +195,8 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_BREAKER_PAUSE", default_value_t = 2, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=300))]
     pub breaker_pause: u64,
-    /// Seconds that a peer may leave bytes or keepalives unanswered, until its connections are given up
+    /// Seconds that a peer may leave bytes or keepalives unanswered, or its app take no bytes, until its connections are
+    /// given up
     #[arg(long, env = "BYPASSCTL_PEER_TIMEOUT", default_value_t = 45, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(2..=3600))]
     pub peer_timeout: u64,

@@ -14,6 +14,8 @@ pub enum Reason {
     AppReset,
     /// The peer, or the network, reset the connection.
     PeerReset,
+    /// The peer answered neither bytes nor keepalives, or took no bytes, for as long as it may.
+    PeerTimedOut,
     /// The peer's stream ended without close_notify: it may have been cut by anybody.
     Truncated,
     /// The peer sent what is no TLS, or not what TLS allows now: it was changed on the way, or the peer is broken.
@@ -77,6 +79,7 @@ impl Reason {
             Self::Closed => "closed",
             Self::AppReset => "app_reset",
             Self::PeerReset => "peer_reset",
+            Self::PeerTimedOut => "peer_timed_out",
             Self::Truncated => "truncated",
             Self::TlsBroken => "tls_broken",
             Self::RefusedByPeer => "refused_by_peer",
@@ -123,6 +126,7 @@ impl Reason {
             | Self::RefusedByPeer
             | Self::PeerUnreachable
             | Self::AppUnreachable
+            | Self::PeerTimedOut
             | Self::CircuitOpen
             | Self::FaultInjected => Gravity::Fault,
         }
@@ -143,6 +147,7 @@ impl Reason {
             Self::TooManyOfPeer => {
                 "one pod may have --max-connections-per-peer; Akka and Pekko open two or three a direction"
             }
+            Self::PeerTimedOut => "its node is gone, or its app took no bytes for longer than --peer-timeout",
             Self::CircuitOpen => "the last attempts failed, and the refusals before this one say why",
             Self::FaultInjected => "somebody ordered it through the admin port; /faults lists what is in force",
             Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
@@ -167,9 +172,14 @@ mod tests {
 
     #[test]
     fn the_code_in_the_log_is_the_code_in_json() {
-        for reason in
-            [Reason::Closed, Reason::RefusedByPeer, Reason::TooManyOfPeer, Reason::CircuitOpen, Reason::FaultInjected]
-        {
+        for reason in [
+            Reason::Closed,
+            Reason::PeerTimedOut,
+            Reason::RefusedByPeer,
+            Reason::TooManyOfPeer,
+            Reason::CircuitOpen,
+            Reason::FaultInjected,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
         }
     }

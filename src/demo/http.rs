@@ -61,7 +61,7 @@ pub(super) fn answer_all(listener: TcpListener, who: String, body: String) -> io
 /// GETs a path; the whole response as text.
 pub(super) fn get(mut stream: TcpStream, path: &str) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut response = Vec::new();
     stream.read_to_end(&mut response)?;
     Ok(String::from_utf8_lossy(&response).into_owned())

@@ -25,11 +25,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The part of all unfinished handshakes that one source address may have.
 const SHARE: u32 = 8;
 
-/// A connection's place among the unfinished ones, given back once it is authorized.
+/// A connection's place among the unfinished ones that arrive, given back once it is authorized. What the app dials has
+/// none: it is our own pod, and peers that are gone must not keep it from those that live.
 #[derive(Debug)]
 pub(super) struct Unfinished {
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+    most: usize,
     _place: Place,
+}
+
+impl Unfinished {
+    /// Whether so many are unfinished that others may have to wait.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.room.semaphore().available_permits() < self.most / 2
+    }
 }
 
 /// Accepts until the sidecar stops accepting.
@@ -37,15 +46,20 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
     let limits = &sidecar.config.limits;
     let open = Arc::new(Semaphore::new(limits.max_connections as usize));
     let unfinished = Arc::new(Semaphore::new(limits.max_handshakes as usize));
-    let crowd = Crowd::new(limits.max_handshakes.div_ceil(SHARE) as usize);
+    let most = limits.max_handshakes as usize;
+    let crowd = Crowd::new(most.div_ceil(SHARE as usize));
     let stop = sidecar.lifecycle.stop_accepting.clone();
     let mut pause = FIRST_PAUSE;
     let mut turn = 0;
     loop {
         let next = async {
-            let permits = (room(&open).await, room(&unfinished).await);
+            let open = room(&open).await;
+            let unfinished = match direction {
+                Direction::Inbound => Some(room(&unfinished).await),
+                Direction::Outbound => None,
+            };
             turn += 1;
-            (permits, poll_fn(|cx| poll_accept(&listeners, turn, cx)).await)
+            ((open, unfinished), poll_fn(|cx| poll_accept(&listeners, turn, cx)).await)
         };
         let ((open, unfinished), accepted) = tokio::select! {
             () = stop.cancelled() => return,
@@ -54,18 +68,21 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
         match accepted {
             Ok((stream, from)) => {
                 pause = FIRST_PAUSE;
-                let Some(place) = crowd.enter(from.ip()) else {
-                    reset_on_close(&stream);
-                    sidecar.ended(
-                        &mut sidecar.board.connection(direction, from, &sidecar.metrics),
-                        Reason::TooManyUnfinished,
-                    );
-                    continue;
+                let unfinished = match unfinished {
+                    None => None,
+                    Some(room) => match crowd.enter(from.ip()) {
+                        Some(place) => Some(Unfinished { room, most, _place: place }),
+                        None => {
+                            reset_on_close(&stream);
+                            let mut refused = sidecar.board.connection(direction, from, &sidecar.metrics);
+                            sidecar.ended(&mut refused, Reason::TooManyUnfinished);
+                            continue;
+                        }
+                    },
                 };
                 // The socket belongs to the reactor of the thread that serves it.
                 let Ok(stream) = stream.into_std() else { continue };
                 let (worker, seat) = sidecar.workers.least_busy();
-                let unfinished = Unfinished { _room: unfinished, _place: place };
                 let served = serve(stream, from, direction, Arc::clone(&sidecar), (open, seat), unfinished);
                 sidecar.lifecycle.connections.spawn_on(served, worker);
             }
@@ -112,14 +129,14 @@ async fn serve(
     direction: Direction,
     sidecar: Arc<Sidecar>,
     _open: (OwnedSemaphorePermit, Seat),
-    unfinished: Unfinished,
+    unfinished: Option<Unfinished>,
 ) {
     // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
     let reason = match direction {
         Direction::Inbound => Some(inbound::serve(stream, unfinished, &sidecar, &mut connection).await),
-        Direction::Outbound => outbound::serve(stream, unfinished, &sidecar, &mut connection).await,
+        Direction::Outbound => outbound::serve(stream, &sidecar, &mut connection).await,
     };
     if let Some(reason) = reason {
         sidecar.ended(&mut connection, reason);

@@ -1,18 +1,21 @@
 //! The admin port: health, metrics, status, for probes, programs and people.
 //!
-//! Invariant: it never shows a key, and only `/drain` and `PUT /log` change anything, for callers on loopback.
+//! Invariant: it never shows a key; what changes something (`/drain`, `/faults`, `PUT /log`) is for callers on loopback, and
+//! never for a web page that a browser has open.
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
@@ -20,8 +23,8 @@ use serde_json::json;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::core::faults::Fault;
 use crate::proxy::crowd::{Crowd, Place};
@@ -29,9 +32,9 @@ use crate::proxy::faults::seconds_left;
 use crate::proxy::{Sidecar, page};
 use crate::tls::CertificateFacts;
 
-/// Probes, a scraper and a few people; whoever opens more waits.
+/// Probes, a scraper and a few people; whoever comes later takes the place of the one that has been here longest.
 const MOST_CONNECTIONS: usize = 64;
-/// One address cannot keep the kubelet's probes out.
+/// One address cannot take every place.
 const MOST_A_SOURCE: usize = 8;
 /// After this a connection ends, whatever it does: a slow header keeps no place.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -52,9 +55,9 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .route("/faults", get(faults).post(order_fault).delete(clear_faults))
         .route("/log", get(log).put(set_log))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(axum::middleware::from_fn(refuse_web_pages))
         .with_state(sidecar);
-    let bounded =
-        Bounded { listener, places: Arc::new(Semaphore::new(MOST_CONNECTIONS)), crowd: Crowd::new(MOST_A_SOURCE) };
+    let bounded = Bounded { listener, open: VecDeque::new(), crowd: Crowd::new(MOST_A_SOURCE) };
     let service = router.into_make_service_with_connect_info::<Caller>();
     if let Err(error) = axum::serve(bounded, service).await {
         tracing::error!(%error, "the admin port failed");
@@ -173,6 +176,30 @@ fn refuse_strangers(what: &str, caller: SocketAddr) -> Option<Response> {
     (!caller.ip().to_canonical().is_loopback()).then(|| (StatusCode::FORBIDDEN, text()).into_response())
 }
 
+/// A page in somebody's browser can send requests to a port that was forwarded to loopback, and a name of its own that leads
+/// there lets it read the answers. Browsers say so: by `Origin` and `Sec-Fetch-Site` in what changes something, by `Host`
+/// always.
+async fn refuse_web_pages(ConnectInfo(Caller(caller)): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| site != "none" && site != "same-origin");
+    let from_page = headers.contains_key(header::ORIGIN) || is_foreign_site;
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+    let by_name = caller.ip().to_canonical().is_loopback() && host.is_some_and(|host| !is_local(host));
+    if by_name || (from_page && !request.method().is_safe()) {
+        return (StatusCode::FORBIDDEN, "this is not for web pages; ask http://localhost\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a Host header names an address, or this machine.
+fn is_local(host: &str) -> bool {
+    let without_port = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
+    let bare = without_port.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
 fn as_json(value: &serde_json::Value) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
 }
@@ -225,7 +252,8 @@ impl Connected<IncomingStream<'_, Bounded>> for Caller {
 /// A listener with a bounded number of connections, each of bounded length.
 struct Bounded {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    /// By age.
+    open: VecDeque<(CancellationToken, Weak<Place>)>,
     crowd: Arc<Crowd>,
 }
 
@@ -235,12 +263,21 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Short, SocketAddr) {
         loop {
-            let place = Arc::clone(&self.places).acquire_owned().await.expect("nobody closes this semaphore");
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     // Whoever has too many is closed at once, and so is not waited for.
-                    let Some(source) = self.crowd.enter(from.ip()) else { continue };
-                    return (Short { stream, end: Box::pin(sleep(LONGEST)), _place: place, _source: source }, from);
+                    let Some(place) = self.crowd.enter(from.ip()) else { continue };
+                    let (place, evicted) = (Arc::new(place), CancellationToken::new());
+                    self.open.retain(|(_, place)| place.strong_count() > 0);
+                    if self.open.len() >= MOST_CONNECTIONS
+                        && let Some((oldest, _)) = self.open.pop_front()
+                    {
+                        // A probe is answered at once, so it is never the oldest.
+                        oldest.cancel();
+                    }
+                    self.open.push_back((evicted.clone(), Arc::downgrade(&place)));
+                    let evicted = Box::pin(evicted.cancelled_owned());
+                    return (Short { stream, end: Box::pin(sleep(LONGEST)), evicted, _place: place }, from);
                 }
                 Err(_) => sleep(PAUSE).await,
             }
@@ -256,16 +293,14 @@ impl Listener for Bounded {
 struct Short {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-    _source: Place,
+    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Arc<Place>,
 }
 
 impl Short {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
+        let is_over = self.end.as_mut().poll(cx).is_ready() || self.evicted.as_mut().poll(cx).is_ready();
+        if is_over { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! TLS handshakes: their limits in time, and what their failures mean.
 
 use std::io;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use rustls::{CommonState, Error, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,11 +11,18 @@ use tokio::net::TcpStream;
 use crate::core::outcome::Reason;
 use crate::core::policy::allowed_text;
 use crate::core::wire::{ENOUGH, FirstBytes};
+use crate::proxy::accept::Unfinished;
 use crate::proxy::pump::Peer;
 use crate::tls::{Buffer, CertificateFacts, Session, denial, distrust};
 
 /// How often to look for more bytes where those that came decide nothing: the kernel wakes a reader only once for them.
 const PEEK_PERIOD: Duration = Duration::from_millis(10);
+/// How long a handshake may take while others wait for its place: it takes milliseconds, and a few round trips.
+pub(super) const HURRIED: Duration = Duration::from_secs(2);
+/// And its first bytes, which come with the connection.
+const HURRIED_GREETING: Duration = Duration::from_millis(500);
+/// How often to look whether somebody waits.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long the rest of a plaintext greeting may take; it serves the log alone.
 const GREETING: Duration = Duration::from_millis(100);
 /// How long, and how many bytes, a refused peer may take to read its alert.
@@ -48,8 +56,20 @@ impl Agreed {
         });
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity.to_string());
-        Self { version, cipher, identity: identity.unwrap_or_default() }
+        Self { version, cipher, identity: excerpt(identity.unwrap_or_default()) }
     }
+}
+
+/// A certificate may name hundreds of names; log, status and metrics need no more of a text than this.
+const EXCERPT: usize = 512;
+
+fn excerpt(mut text: String) -> String {
+    if text.len() > EXCERPT {
+        let length = text.len();
+        text.truncate(text.floor_char_boundary(EXCERPT));
+        text.push_str(&format!("… ({length} bytes)"));
+    }
+    text
 }
 
 /// Why a handshake failed, with the evidence.
@@ -78,18 +98,18 @@ impl Failed {
     }
 
     pub(super) fn of_tls(tls: &Error) -> Self {
-        let plain = |reason, detail: String| Self { reason, seen: None, allowed: None, detail };
+        let plain = |reason, detail: String| Self { reason, seen: None, allowed: None, detail: excerpt(detail) };
         if let Some(denied) = denial(tls) {
             return Self {
                 reason: Reason::Denied,
-                seen: Some(denied.seen.to_string()),
+                seen: Some(excerpt(denied.seen.to_string())),
                 allowed: Some(allowed_text(&denied.allowed)),
-                detail: denied.to_string(),
+                detail: excerpt(denied.to_string()),
             };
         }
         if let Some(untrusted) = distrust(tls) {
-            let seen = Some(format!("{} (unverified)", untrusted.claimed));
-            return Self { reason: Reason::Untrusted, seen, allowed: None, detail: untrusted.to_string() };
+            let seen = Some(excerpt(untrusted.claimed.clone()) + " (unverified)");
+            return Self { reason: Reason::Untrusted, seen, allowed: None, detail: excerpt(untrusted.to_string()) };
         }
         match tls {
             Error::NoCertificatesPresented => plain(Reason::NoCertificate, "the peer showed no certificate".to_owned()),
@@ -99,8 +119,31 @@ impl Failed {
     }
 }
 
+/// How long a peer may take, which is less while others wait for its place.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    pub(super) started: Instant,
+    pub(super) limit: Duration,
+    pub(super) unfinished: Option<&'a Unfinished>,
+}
+
+impl Patience<'_> {
+    /// What comes of the work; `None` if it takes too long: the limit, or, once places are scarce, the shorter time.
+    pub(super) async fn with<T>(self, hurried: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let is_crowded = self.unfinished.is_some_and(Unfinished::is_crowded);
+            let limit = if is_crowded { self.limit.min(hurried) } else { self.limit };
+            let left = limit.checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())?;
+            if let Ok(done) = tokio::time::timeout(left.min(ASK_AGAIN), &mut work).await {
+                return Some(done);
+            }
+        }
+    }
+}
+
 /// Looks at what the peer sends first, without taking it. `Nothing` if it is silent until the time is up.
-pub(super) async fn first_bytes(stream: &TcpStream, timeout: Duration) -> io::Result<FirstBytes> {
+pub(super) async fn first_bytes(stream: &TcpStream, patience: Patience<'_>) -> io::Result<FirstBytes> {
     let mut bytes = [0; ENOUGH];
     let undecided = async {
         loop {
@@ -112,9 +155,9 @@ pub(super) async fn first_bytes(stream: &TcpStream, timeout: Duration) -> io::Re
             tokio::time::sleep(PEEK_PERIOD).await;
         }
     };
-    let n = match tokio::time::timeout(timeout, undecided).await {
-        Ok(n) => n?,
-        Err(_) => return Ok(FirstBytes::Nothing),
+    let n = match patience.with(HURRIED_GREETING, undecided).await {
+        Some(n) => n?,
+        None => return Ok(FirstBytes::Nothing),
     };
     if FirstBytes::of(&bytes[..n]) == FirstBytes::Tls || n == 0 {
         return Ok(FirstBytes::of(&bytes[..n]));

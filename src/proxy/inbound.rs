@@ -13,7 +13,7 @@ use crate::core::wire::FirstBytes;
 use crate::proxy::Sidecar;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
-use crate::proxy::handshake::{Agreed, Failed, first_bytes, last_word, shake_hands};
+use crate::proxy::handshake::{Agreed, Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
 use crate::tls::Session;
@@ -21,7 +21,7 @@ use crate::tls::Session;
 /// Serves a connection to its end.
 pub(super) async fn serve(
     peer: TcpStream,
-    unfinished: Unfinished,
+    unfinished: Option<Unfinished>,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Reason {
@@ -38,8 +38,8 @@ pub(super) async fn serve(
         }
     };
     // Boxed: what a handshake needs is not to be kept for the days that the connection lives.
-    match Box::pin(decide(&peer, sidecar, connection)).await {
-        Ok(Route::TerminateTls) => match Box::pin(terminate(peer, sidecar, connection)).await {
+    match Box::pin(decide(&peer, unfinished.as_ref(), sidecar, connection)).await {
+        Ok(Route::TerminateTls) => match Box::pin(terminate(peer, unfinished.as_ref(), sidecar, connection)).await {
             Ok(peer) => {
                 drop(unfinished);
                 hand_over(peer, sidecar, connection).await
@@ -69,34 +69,45 @@ fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason
     route::target(original, listener, config.inbound_target, &config.remoting)
 }
 
-async fn decide(peer: &TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Result<Route, Reason> {
+async fn decide(
+    peer: &TcpStream,
+    unfinished: Option<&Unfinished>,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Result<Route, Reason> {
     let config = &sidecar.config;
     if config.mode == TlsMode::Disabled {
         return Ok(Route::Passthrough);
     }
-    let first = first_bytes(peer, config.limits.handshake_timeout).await.map_err(|_| Reason::PeerReset)?;
+    let patience = Patience { started: connection.started, limit: config.limits.handshake_timeout, unfinished };
+    let first = first_bytes(peer, patience).await.map_err(|_| Reason::PeerReset)?;
     connection.first = (first != FirstBytes::Tls).then_some(first);
     Ok(route::inbound(config.mode, first))
 }
 
-async fn terminate(peer: TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
+async fn terminate(
+    peer: TcpStream,
+    unfinished: Option<&Unfinished>,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Result<Peer, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
     let started = std::time::Instant::now();
     let session = Session::server(std::sync::Arc::clone(&credentials.server));
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
-    let timeout = sidecar.config.limits.handshake_timeout;
-    let left = timeout.saturating_sub(connection.started.elapsed());
-    match tokio::time::timeout(left, shake_hands(peer, session)).await {
-        Ok(Ok(peer)) => {
+    let limit = sidecar.config.limits.handshake_timeout;
+    let patience = Patience { started: connection.started, limit, unfinished };
+    match patience.with(HURRIED, shake_hands(peer, session)).await {
+        Some(Ok(peer)) => {
             sidecar.shook_hands(connection, started);
             connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
             Ok(peer)
         }
-        Ok(Err(unsecured)) => {
+        Some(Err(unsecured)) => {
             last_word(unsecured.stream).await;
             Err(connection.fail(Failed::of(&unsecured.error)))
         }
-        Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
+        None => Err(connection.fail(Failed::timed_out(connection.started.elapsed()))),
     }
 }
 

@@ -15,7 +15,6 @@ use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
 use crate::core::route::{self, OriginalDst, Route};
 use crate::proxy::Sidecar;
-use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::crowd::Place;
 use crate::proxy::handshake::{Agreed, Failed, shake_hands};
@@ -28,12 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// Serves a connection to its end; `None` if it was the sidecar's own canary.
-pub(super) async fn serve(
-    app: TcpStream,
-    unfinished: Unfinished,
-    sidecar: &Sidecar,
-    connection: &mut Connection,
-) -> Option<Reason> {
+pub(super) async fn serve(app: TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Option<Reason> {
     let original = original_dst(&app).unwrap_or(OriginalDst::NotRedirected);
     if let OriginalDst::Known(address) = original
         && CANARY.contains(&address.ip())
@@ -49,13 +43,12 @@ pub(super) async fn serve(
             return Some(reason);
         }
     };
-    drop(unfinished);
     let target = connection.peer();
     let tls = peer.session.is_some();
     let reason = sidecar.pump(app, peer, connection).await;
     if tls {
         sidecar.peer_memory.saw_tls(target);
-    } else if reason == Reason::PeerReset {
+    } else if matches!(reason, Reason::PeerReset | Reason::PeerTimedOut) {
         sidecar.peer_memory.forget_plaintext(target);
     }
     Some(reason)

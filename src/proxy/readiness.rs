@@ -52,8 +52,12 @@ impl Sidecar {
         if let Some(credentials) = self.credentials()
             && !credentials.is_valid_at(now)
         {
-            let not_after = timestamp(credentials.leaf.not_after);
-            reasons.push(format!("our certificate is not valid: it expired at {not_after}"));
+            let leaf = &credentials.leaf;
+            reasons.push(if now < leaf.not_before {
+                format!("our certificate is not valid before {}, or the clock is wrong", timestamp(leaf.not_before))
+            } else {
+                format!("our certificate is not valid: it expired at {}", timestamp(leaf.not_after))
+            });
         }
         reasons.extend(self.canary.fault());
         if let Some(rules) = self.rules() {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what the receivers see was checked as a whole; a fault on disk changes nothing but [`ReloadState`].
 
+use std::hash::RandomState;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::files::{self, FileSet};
+use crate::tls::files;
 
 /// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
 /// files a second costs nothing.
@@ -38,7 +39,10 @@ pub struct Reloader {
     files: TlsFiles,
     allow: Vec<Allow>,
     min_version: TlsVersion,
-    in_use: Option<FileSet>,
+    in_use: [u64; 2],
+    hasher: RandomState,
+    /// When the first of the roots in use ends: then they are looked at again, for a root that has ended vouches for nobody.
+    roots_end: Option<OffsetDateTime>,
     current: watch::Sender<Arc<Credentials>>,
     state: Arc<Mutex<ReloadState>>,
 }
@@ -54,8 +58,10 @@ impl Reloader {
         let credentials = Arc::new(Credentials::check(&set, &files, &allow, min_version, now)?);
         let state = ReloadState { loaded_at: Some(timestamp(now)), ..ReloadState::default() };
         log_taken(&credentials, "credentials loaded");
-        let current = watch::Sender::new(credentials);
-        Ok(Self { files, allow, min_version, in_use: Some(set), current, state: Arc::new(Mutex::new(state)) })
+        let (hasher, roots_end) = (RandomState::new(), first_end(&credentials));
+        let in_use = set.fingerprint(&hasher);
+        let (current, state) = (watch::Sender::new(credentials), Arc::new(Mutex::new(state)));
+        Ok(Self { files, allow, min_version, in_use, hasher, roots_end, current, state })
     }
 
     /// Sees every change.
@@ -94,11 +100,12 @@ impl Reloader {
     fn look(&mut self) {
         let now = OffsetDateTime::now_utc();
         let checked = files::read(&self.files).and_then(|set| {
-            if self.in_use.as_ref() == Some(&set) {
+            let fingerprint = set.fingerprint(&self.hasher);
+            if self.in_use == fingerprint && self.roots_end.is_none_or(|end| now <= end) {
                 return Ok(None);
             }
             Credentials::check(&set, &self.files, &self.allow, self.min_version, now)
-                .map(|credentials| Some((set, credentials)))
+                .map(|credentials| Some((fingerprint, credentials)))
         });
         let Ok(mut state) = self.state.lock() else { return };
         match checked {
@@ -107,12 +114,13 @@ impl Reloader {
                     tracing::info!("the credentials on disk are again the ones in use");
                 }
             }
-            Ok(Some((set, credentials))) => {
+            Ok(Some((fingerprint, credentials))) => {
                 state.succeeded += 1;
                 state.fault = None;
                 state.loaded_at = Some(timestamp(now));
                 log_taken(&credentials, "credentials reloaded; new connections use them, old ones live on");
-                self.in_use = Some(set);
+                self.in_use = fingerprint;
+                self.roots_end = first_end(&credentials);
                 self.current.send_replace(Arc::new(credentials));
             }
             Err(fault) => {
@@ -125,6 +133,10 @@ impl Reloader {
             }
         }
     }
+}
+
+fn first_end(credentials: &Credentials) -> Option<OffsetDateTime> {
+    credentials.roots.iter().map(|root| root.not_after).min()
 }
 
 fn log_taken(credentials: &Credentials, message: &str) {

@@ -41,7 +41,7 @@ pub(super) struct PeerVerifier {
     as_client: Arc<dyn ClientCertVerifier>,
     provider: Arc<CryptoProvider>,
     allowed: Vec<Allow>,
-    vouched: Vouched,
+    pub(super) vouched: Vouched,
 }
 
 impl PeerVerifier {
@@ -73,35 +73,25 @@ impl PeerVerifier {
         }
     }
 
-    /// Who shows this chain, if it leads to a root.
-    fn identify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<Arc<CertificateFacts>, Error> {
-        let key = vouched::key(leaf, intermediates);
-        if let Some(facts) = self.vouched.recall(&key, now) {
-            return Ok(facts);
-        }
-        let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if let Err(source) = self.verify_chain(leaf, intermediates, now) {
-            let claimed = facts.identity.to_string();
-            return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
-        }
-        let facts = Arc::new(facts);
-        self.vouched.remember(key, &facts, intermediates);
-        Ok(facts)
-    }
-
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let facts = self.identify(leaf, intermediates, now)?;
-        authorize(&facts.identity, &self.allowed).map(|_| ()).map_err(evidence)
+        let key = vouched::key(leaf, intermediates);
+        if let Some(facts) = self.vouched.recall(&key, now) {
+            return authorize(&facts.identity, &self.allowed).map(|_| ()).map_err(evidence);
+        }
+        let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if let Err(source) = self.verify_chain(leaf, intermediates, now) {
+            let claimed = facts.identity.to_string();
+            return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
+        }
+        authorize(&facts.identity, &self.allowed).map_err(evidence)?;
+        // Only now: who may not connect cannot crowd out those who may.
+        self.vouched.remember(key, Arc::new(facts), intermediates);
+        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@ impl Vouched {
     }
 
     /// Remembers a chain that has been verified.
-    pub(super) fn remember(&self, key: Vec<u8>, leaf: &Arc<CertificateFacts>, intermediates: &[CertificateDer<'_>]) {
+    pub(super) fn remember(&self, key: Vec<u8>, leaf: Arc<CertificateFacts>, intermediates: &[CertificateDer<'_>]) {
         if key.len() > LONGEST {
             return;
         }
@@ -53,7 +53,7 @@ impl Vouched {
         if chains.len() >= MOST {
             chains.clear();
         }
-        chains.insert(key, Entry { leaf: Arc::clone(leaf), valid });
+        chains.insert(key, Entry { leaf, valid });
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
         let mut longer = (*facts).clone();
         longer.not_after += time::Duration::DAY;
         let (vouched, chain) = (Vouched::default(), key(&long, std::slice::from_ref(&short)));
-        vouched.remember(chain.clone(), &Arc::new(longer), &[short]);
+        vouched.remember(chain.clone(), Arc::new(longer), &[short]);
         assert!(vouched.recall(&chain, at(&facts, 0)).is_some());
         assert!(vouched.recall(&chain, at(&facts, 60)).is_none());
     }
@@ -155,6 +155,7 @@ mod tests {
             let error = verifier.verify_client_cert(&leaf, &[], UnixTime::now()).unwrap_err();
             assert!(denial(&error).is_some(), "{error}");
         }
+        assert!(verifier.vouched.chains.lock().unwrap().is_empty(), "who may not connect is not remembered");
     }
 
     #[test]
@@ -163,8 +164,8 @@ mod tests {
         let facts = Arc::new(CertificateFacts::of(&leaf(&ca, "cart")).unwrap());
         let vouched = Vouched::default();
         for i in 0..3 * MOST {
-            vouched.remember(i.to_be_bytes().to_vec(), &facts, &[]);
-            vouched.remember(vec![0; LONGEST + 1], &facts, &[]);
+            vouched.remember(i.to_be_bytes().to_vec(), Arc::clone(&facts), &[]);
+            vouched.remember(vec![0; LONGEST + 1], Arc::clone(&facts), &[]);
             assert!(vouched.chains.lock().unwrap().len() <= MOST);
         }
         assert!(vouched.recall(&[0; LONGEST + 1], at(&facts, 0)).is_none());

@@ -26,7 +26,7 @@ fn a_peer_that_fell_silent_is_given_up_in_the_time_that_is_configured() {
 
     other.feed("nft -f -", "table inet dead { chain input { type filter hook input priority 0; policy drop; }; }\n");
     let fell_silent = Instant::now();
-    while !sidecar.log().contains("\"reason\":\"peer_reset\"") {
+    while !sidecar.log().contains("\"reason\":\"peer_timed_out\"") {
         assert!(fell_silent.elapsed() < DEADLINE, "{}", sidecar.log());
         std::thread::sleep(Duration::from_millis(50));
     }

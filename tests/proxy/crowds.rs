@@ -28,7 +28,7 @@ pub(crate) fn seclude() -> u64 {
 }
 
 /// A connection that is being made, from this address; nobody waits for it.
-fn knock(from: Ipv4Addr, to: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn knock(from: Ipv4Addr, to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;

@@ -245,7 +245,7 @@ pub(crate) fn http(to: SocketAddr, method: &str, path: &str) -> io::Result<(u16,
 /// The same with a body.
 pub(crate) fn http_with(to: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let mut stream = connect(to)?;
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: sidecar\r\nContent-Length: {}", body.len());
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}", body.len());
     write!(stream, "{head}\r\nConnection: close\r\n\r\n{body}")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

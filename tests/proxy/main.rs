@@ -10,6 +10,7 @@ mod lifecycle;
 mod log;
 mod metrics;
 mod permissive;
+mod pressure;
 mod refusals;
 mod resilience;
 mod scarcity;

@@ -77,7 +77,8 @@ impl<'a> Sidecar<'a> {
         let answer = self.pod.run(move || {
             let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, AGENT_ADMIN)))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").as_bytes())?;
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).map(|_| answer)
         });

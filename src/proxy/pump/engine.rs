@@ -38,6 +38,7 @@ impl Broken {
             Some(rustls::Error::AlertReceived(_)) => Reason::RefusedByPeer,
             Some(_) => Reason::TlsBroken,
             None if source.kind() == io::ErrorKind::UnexpectedEof => Reason::Truncated,
+            None if source.kind() == io::ErrorKind::TimedOut => Reason::PeerTimedOut,
             _ => Reason::PeerReset,
         };
         Self { reason, source }
