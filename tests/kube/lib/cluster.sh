@@ -46,7 +46,7 @@ bring_up() {
     create_bridge "$nodes"
   fi
   make_pki || die "openssl made no certificates" 5
-  start_control_plane
+  start_control_plane "$nodes"
   ((nodes == 0)) || start_nodes "$nodes"
 }
 

@@ -41,11 +41,13 @@ start_apiserver() {
     --kubelet-certificate-authority="$pki/ca.crt"
 }
 
-# One of each, and nobody has to elect it. They serve nothing: --secure-port=0.
+# One of each, and nobody has to elect it. They serve nothing: --secure-port=0. start_controllers NODES: without any, pods
+# are said to run on a node without a kubelet (run_pod), and nobody may miss it.
 start_controllers() {
-  local kubeconfigs=$state/kubeconfigs
+  local kubeconfigs=$state/kubeconfigs controllers='*'
+  (($1 > 0)) || controllers+=,-node-lifecycle-controller,-taint-eviction-controller,-pod-garbage-collector-controller
   start controller-manager "$kubernetes/kube-controller-manager" --kubeconfig="$kubeconfigs/controller-manager" \
-    --secure-port=0 --leader-elect=false --use-service-account-credentials=true --root-ca-file="$pki/ca.crt" \
+    --controllers="$controllers" --secure-port=0 --leader-elect=false --use-service-account-credentials=true --root-ca-file="$pki/ca.crt" \
     --service-account-private-key-file="$pki/tokens.key" \
     --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key"
   start scheduler "$kubernetes/kube-scheduler" --kubeconfig="$kubeconfigs/scheduler" --secure-port=0 --leader-elect=false
@@ -75,12 +77,13 @@ blame() {
   die "$2; above is the end of $1's log" 5
 }
 
+# start_control_plane NODES
 start_control_plane() {
   start_etcd
   start_apiserver
   wait_until 120 api_is_ready_or_dead
   is_running etcd || blame etcd "etcd has ended"
   api_is_ready || blame apiserver "the API server does not become ready"
-  start_controllers
+  start_controllers "$1"
   wait_until 60 default_account_exists || blame controller-manager "the controller manager makes no service account"
 }

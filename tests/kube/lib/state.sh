@@ -45,6 +45,8 @@ start() {
   shift
   setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
   pid=$!
+  # Its end is no news to this shell.
+  disown "$pid"
   echo "$pid $(birth_of "$pid") $name" >>"$state/processes"
 }
 
@@ -72,17 +74,13 @@ nothing_lives() {
   [[ -z $(living) ]]
 }
 
-# Ends what start has started, first by asking.
+# Ends what start has started, outright: nobody needs its state any more.
 stop_all() {
   local pid name
   while read -r pid name; do
-    # A node's first process is the init of its PID namespace: with it all its containers go.
+    # A node's process waits for the init of its PID namespace, with which all its containers go.
     [[ $name != node-* ]] || pkill -KILL --parent "$pid"
-    kill -TERM "$pid" 2>/dev/null
-  done < <(living)
-  wait_until 5 nothing_lives && return
-  while read -r pid name; do
     kill -KILL "$pid" 2>/dev/null
   done < <(living)
-  wait_until 5 nothing_lives
+  wait_until 10 nothing_lives
 }

@@ -27,5 +27,5 @@ scenario_a_misspelled_field_is_refused() {
 }
 
 applies() {
-  kubectl apply --dry-run server --validate strict --filename "$1"
+  kubectl apply --dry-run=server --validate=strict --filename "$1"
 }
