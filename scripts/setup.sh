@@ -51,6 +51,17 @@ need_toolchain() {
 		fail "needs cargo $pinned or later, and this is $have; rustup brings the pinned one"
 }
 
+# need_go DIRECTORY: a Go that builds the module there; one that is older may fetch what the module asks for by itself
+# (GOTOOLCHAIN=auto). Debian 12's own is too old to do so.
+need_go() {
+	local wanted
+	wanted=$(sed -n 's/^go //p' "$1/go.mod")
+	# Where Go's own archive puts it.
+	PATH=$PATH:/usr/local/go/bin
+	command -v go >/dev/null || fail "needs Go $wanted or later: unpack its archive into /usr/local (Debian 13: apt-get install golang-go)"
+	(cd "$1" && go list -m >/dev/null 2>&1) || fail "needs Go $wanted or later, and this is $(go version)"
+}
+
 # aws-lc-rs compiles C.
 # shellcheck disable=SC2034 # for the scripts that source this
 BUILD_PACKAGES=(gcc libc6-dev cmake make)

@@ -89,8 +89,18 @@ async fn config(State(sidecar): State<Arc<Sidecar>>) -> Response {
     }
 }
 
-async fn index(State(sidecar): State<Arc<Sidecar>>) -> Html<String> {
-    Html(page::render(&sidecar, OffsetDateTime::now_utc()))
+async fn index(State(sidecar): State<Arc<Sidecar>>) -> Response {
+    let Some(page) = page::render(&sidecar, OffsetDateTime::now_utc()) else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "no randomness for the page; /status has the same\n")
+            .into_response();
+    };
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, page.policy.as_str()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Html(page.html)).into_response()
 }
 
 async fn faults(State(sidecar): State<Arc<Sidecar>>) -> Response {

@@ -19,7 +19,8 @@ use crate::proxy::pump::{Moved, Tally};
 use crate::proxy::traffic::{Account, Ledger, Sums};
 use crate::tls::timestamp;
 
-const MOST_GROUPS: usize = 256;
+/// A cluster of hundreds of nodes has two a node.
+const MOST_GROUPS: usize = 1024;
 const MOST_REFUSALS: usize = 64;
 const MOST_PLAINTEXT_PEERS: usize = 256;
 

@@ -1,4 +1,7 @@
-//! The status for people, as one page without scripts.
+//! The page for people: a summary that needs no scripts, and what draws `/status` live over it.
+//!
+//! Invariant: nothing that a stranger says is markup. Here it is escaped; the script uses textContent alone, and the
+//! policy of the answer lets the browser refuse everything else.
 
 use std::fmt::Write as _;
 
@@ -8,29 +11,46 @@ use crate::proxy::Sidecar;
 use crate::proxy::canary::Rules;
 use crate::tls::timestamp;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;\
-    color:#1c2530;background:#fff}h1{font-size:1.3rem}h2{font-size:1rem;margin:2rem 0 .4rem}\
-    table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde3ea;\
-    vertical-align:top;overflow-wrap:anywhere}th{font-weight:600;color:#5a6776}.ok{color:#137a3e}.bad{color:#b3261e}\
-    .none{color:#5a6776}@media(prefers-color-scheme:dark){body{color:#e3e8ee;background:#14181d}\
-    th,td{border-color:#2b333d}.ok{color:#5ad48a}.bad{color:#ff8a80}th,.none{color:#97a3b1}}";
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
-/// The page.
-pub(super) fn render(sidecar: &Sidecar, now: OffsetDateTime) -> String {
-    let mut page = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>bypassctl proxy</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\
-         <h1>bypassctl proxy</h1>"
-    );
-    summary(&mut page, sidecar, now);
-    connections(&mut page, sidecar);
-    refusals(&mut page, sidecar);
-    plaintext(&mut page, sidecar);
-    page.push_str(
-        "<p class=\"none\"><a href=\"/status\">status</a> · <a href=\"/config\">config</a> · \
-         <a href=\"/metrics\">metrics</a> · <a href=\"/ready\">ready</a></p></body></html>",
-    );
-    page
+/// A page and the policy that it has to be sent with.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) html: String,
+    pub(super) policy: String,
+}
+
+/// The page; `None` if there is no randomness for its nonce.
+pub(super) fn render(sidecar: &Sidecar, now: OffsetDateTime) -> Option<Page> {
+    let nonce = nonce()?;
+    // Strangers' words come last: no mark in them is replaced.
+    let (head, foot) = PAGE.split_once("@summary@").expect("the page has a place for the summary");
+    let fill = |part: &str| part.replace("@style@", STYLE).replace("@script@", SCRIPT).replace("@nonce@", &nonce);
+    let mut html = fill(head);
+    summary(&mut html, sidecar, now);
+    connections(&mut html, sidecar);
+    refusals(&mut html, sidecar);
+    plaintext(&mut html, sidecar);
+    html.push_str(&fill(foot));
+    Some(Page { html, policy: policy(&nonce) })
+}
+
+/// What the browser may do with the page: run our script, read `/status`, and nothing else.
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+         trusted-types 'none'"
+    )
+}
+
+/// 128 bits, as CSP wants them to be unguessable.
+fn nonce() -> Option<String> {
+    let mut bytes = [0; 16];
+    rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn summary(page: &mut String, sidecar: &Sidecar, now: OffsetDateTime) {
@@ -127,4 +147,33 @@ fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
 /// Subjects and identities come from strangers' certificates.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_words_are_no_markup() {
+        assert_eq!(escape("<b title=\"x\">&amp;"), "&lt;b title=&quot;x&quot;&gt;&amp;amp;");
+    }
+
+    #[test]
+    fn the_page_has_each_mark_where_it_is_to_be() {
+        let marks = |mark: &str| PAGE.matches(mark).count();
+        assert_eq!(["@nonce@", "@style@", "@script@", "@summary@"].map(marks), [2, 1, 1, 1]);
+        for part in [STYLE, SCRIPT] {
+            assert!(
+                !part.contains("@nonce@") && !part.contains("@summary@") && !part.contains("</"),
+                "it ends its element"
+            );
+        }
+    }
+
+    #[test]
+    fn the_script_has_no_way_to_write_markup() {
+        for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "srcdoc"] {
+            assert!(!SCRIPT.contains(way), "{way}");
+        }
+    }
 }

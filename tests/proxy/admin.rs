@@ -1,6 +1,6 @@
 //! The admin port tells how things stand, and keeps secrets.
 
-use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, local};
+use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, head_and_body, local};
 
 /// Promise: every page is there and says what it is for; none shows the key.
 #[test]
@@ -52,4 +52,34 @@ fn every_page_answers_and_none_shows_a_secret() {
         far.get("/metrics").1.contains("bypassctl_connections_total{direction=\"inbound\",reason=\"closed\"} 1"),
         "the end was not counted"
     );
+}
+
+/// Promise: a browser that gets the page runs its own script, asks its own sidecar, and does nothing else; nobody can guess
+/// what makes a script the page's own.
+#[test]
+fn the_page_comes_with_a_policy_that_lets_its_own_script_run_and_nothing_else() {
+    let certificates = Certificates::new();
+    let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), App::echo().address, &[]);
+    let nonces: Vec<String> = (0..2)
+        .map(|_| {
+            let (head, page) = head_and_body(sidecar.admin, "/").unwrap();
+            for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "cache-control: no-store"]
+            {
+                assert!(head.contains(header), "{header} is not in\n{head}");
+            }
+            let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+            assert!(
+                policy.starts_with("default-src 'none'; script-src 'nonce-") && !policy.contains("unsafe"),
+                "{policy}"
+            );
+            for part in ["frame-ancestors 'none'", "connect-src 'self'", "require-trusted-types-for 'script'"] {
+                assert!(policy.contains(part), "{part} is not in {policy}");
+            }
+            let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+            assert!(nonce.len() == 32 && page.matches(&format!("nonce=\"{nonce}\"")).count() == 2, "{nonce}");
+            assert!(!page.contains("src=\"http") && !page.contains("href=\"http"), "a resource from outside");
+            nonce
+        })
+        .collect();
+    assert_ne!(nonces[0], nonces[1]);
 }
