@@ -23,6 +23,7 @@ pub mod render;
 pub mod report;
 pub mod route;
 pub mod ruleset;
+pub mod saved;
 pub mod sidecar;
 pub mod status;
 pub mod verdict;
