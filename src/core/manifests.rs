@@ -183,6 +183,9 @@ impl Reader {
             }
             ("networking.k8s.io/v1", "NetworkPolicy") => push(&mut objects.network_policies, typed(value)?),
             ("policy/v1", "PodDisruptionBudget") => push(&mut objects.disruption_budgets, typed(value)?),
+            ("extensions/v1beta1" | "apps/v1beta1" | "apps/v1beta2", "Deployment" | "StatefulSet" | "DaemonSet") => {
+                return Err(format!("no Kubernetes since 1.16 has it; write apps/v1 for {kind}"));
+            }
             _ => objects.others.push(format!("{kind}/{}", key(&metadata(&value)?))),
         }
         Ok(())

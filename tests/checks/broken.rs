@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{AKKA, BYPASSCTL, ISTIO, MINIMAL, codes, failures, said};
+use crate::{AKKA, BYPASSCTL, DNS, ISTIO, MINIMAL, codes, failures, said};
 
 /// One broken variant.
 pub(crate) struct Case {
@@ -383,6 +383,13 @@ pub(crate) const CASES: &[Case] = &[
         &[("-Dakka.management.http.port=8558", "-Dakka.discovery.method=akka-dns")],
         &["discovery-dns"],
     ),
+    case(
+        "a headless Service that hides the unready",
+        DNS,
+        &[("publishNotReadyAddresses: true", "publishNotReadyAddresses: false")],
+        &["discovery-dns"],
+    ),
+    case("an API that is gone", DNS, &[("apps/v1", "apps/v1beta2")], &["manifest-readable"]),
     case("a JVM that keeps addresses", AKKA, &[("cache.ttl=30", "cache.ttl=-1")], &["jvm-dns"]),
     // Network policies.
     case(

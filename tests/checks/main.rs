@@ -15,6 +15,7 @@ use time::macros::datetime;
 const AKKA: &str = include_str!("healthy/akka.yaml");
 const MINIMAL: &str = include_str!("healthy/akka-minimal.yaml");
 const ISTIO: &str = include_str!("healthy/istio.yaml");
+const DNS: &str = include_str!("healthy/pekko-dns.yaml");
 const BYPASSCTL: &str = include_str!("healthy/bypassctl.yaml");
 
 const HEALTHY: [(&str, &str); 4] =

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use crate::core::report::Severity;
 
+mod live;
 mod pods;
 mod surroundings;
 
@@ -26,7 +27,7 @@ pub struct Entry {
 }
 
 /// Checks by category, in the order in which they run.
-pub const CATEGORIES: [(&str, &[Entry]); 10] = [
+pub const CATEGORIES: [(&str, &[Entry]); 11] = [
     ("What was read", surroundings::READING),
     ("Ports", pods::PORTS),
     ("Probes", pods::PROBES),
@@ -36,6 +37,7 @@ pub const CATEGORIES: [(&str, &[Entry]); 10] = [
     ("Discovery", surroundings::DISCOVERY),
     ("Network policies", surroundings::NETWORK),
     ("Rollout", surroundings::ROLLOUT),
+    ("The running cluster", live::LIVE),
     ("check pod", pods::CHECK_POD),
 ];
 
@@ -77,7 +79,7 @@ pub fn section(entry: &Entry) -> String {
 #[must_use]
 pub fn list() -> String {
     let mut text = String::new();
-    for (category, entries) in CATEGORIES {
+    for (category, entries) in CATEGORIES.into_iter().filter(|(_, entries)| !entries.is_empty()) {
         let _ = writeln!(text, "{category}");
         for Entry { code, severity, title, .. } in entries {
             let _ = writeln!(text, "  {code:<28} {:<8} {title}", word(*severity));
@@ -90,7 +92,7 @@ pub fn list() -> String {
 #[must_use]
 pub fn markdown() -> String {
     let mut text = PREFACE.to_owned();
-    for (category, entries) in CATEGORIES {
+    for (category, entries) in CATEGORIES.into_iter().filter(|(_, entries)| !entries.is_empty()) {
         let _ = write!(text, "\n## {category}\n");
         for entry in entries {
             let _ = write!(text, "\n{}", section(entry));

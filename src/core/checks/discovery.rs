@@ -156,7 +156,7 @@ fn contact_points(subject: &Subject, all: &[Subject], findings: &mut Findings) {
 }
 
 fn dns(subject: &Subject, findings: &mut Findings) {
-    if subject.discovery_method() != Some("akka-dns") && subject.discovery_method() != Some("pekko-dns") {
+    if !subject.asks_dns() {
         return;
     }
     let (code, object) = ("discovery-dns", &subject.object);
@@ -168,7 +168,7 @@ fn dns(subject: &Subject, findings: &mut Findings) {
     let ours = services.iter().filter(|service| service.metadata.namespace.as_deref() == Some(subject.namespace));
     let ours: Vec<&Service> =
         ours.filter(|service| name.is_none_or(|name| service.metadata.name.as_deref() == Some(name))).collect();
-    let ours: Vec<&&Service> = ours.iter().filter(|service| selects(service, subject)).collect();
+    let ours: Vec<&&Service> = ours.iter().filter(|service| subject.is_selected_by(service)).collect();
     if ours.is_empty() {
         return findings.skip(code, object, "the Service that discovery asks for was not found");
     }
@@ -184,13 +184,6 @@ fn dns(subject: &Subject, findings: &mut Findings) {
     let names: Vec<&str> = ours.iter().filter_map(|service| service.metadata.name.as_deref()).collect();
     let message = format!("discovery asks DNS, and Service {} hides pods that are not ready", names.join(", "));
     findings.fail(code, object, message, "kubectl explain service.spec.publishNotReadyAddresses");
-}
-
-fn selects(service: &Service, subject: &Subject) -> bool {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| {
-        !selector.is_empty() && selector.iter().all(|(key, value)| subject.labels.get(key) == Some(value))
-    })
 }
 
 fn jvm_dns(subject: &Subject, findings: &mut Findings) {
@@ -232,7 +225,7 @@ pub(super) fn services(facts: &Facts, subjects: &[Subject], findings: &mut Findi
             let labels = workload.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
             labels.is_some_and(|labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
         });
-        if any || near.any(|subject| selects(service, subject)) {
+        if any || near.any(|subject| subject.is_selected_by(service)) {
             findings.pass("service-selects", &object, format!("{} selects pods", pairs(selector)));
         } else {
             let next = format!("kubectl get endpointslices -n {}", super::word(namespace, "NAMESPACE"));

@@ -47,7 +47,9 @@ impl Kind {
 fn agreed(subject: &Subject, findings: &mut Findings, kind: &Kind) {
     let (port, source) = (kind.port)(subject);
     let mut others = Vec::new();
-    for (name, number) in subject.container_ports() {
+    // A port of that name beside the right number may be another framework's.
+    let declared = subject.container_ports().any(|(_, number)| number == port);
+    for (name, number) in subject.container_ports().filter(|_| !declared) {
         if kind.names.contains(&name) && number != port {
             others.push(format!("the container's port {name} says {number}"));
         }

@@ -12,6 +12,10 @@ const PATIENCE: i32 = 60;
 
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
     let Some(app) = subject.app else { return };
+    // Nobody waits for a Job to be ready.
+    if matches!(subject.workload.kind.as_str(), "Job" | "CronJob") {
+        return;
+    }
     let object = &subject.object;
     let next = subject.kubectl("get") + " -o yaml";
     match &app.readiness_probe {

@@ -140,7 +140,10 @@ fn whose(bound: &Bound, subject: &Subject) -> Whose {
         _ => Whose::Other(format!("{ns}:{name}")),
     };
     match bound.kind.as_str() {
-        "ServiceAccount" => of(bound.namespace.as_deref().unwrap_or(""), &bound.name),
+        // Without a namespace it is the binding's own (kubernetes plugin/pkg/auth/authorizer/rbac, `appliesToUser`).
+        "ServiceAccount" => {
+            of(bound.namespace.as_deref().filter(|ns| !ns.is_empty()).unwrap_or(namespace), &bound.name)
+        }
         "User" => match bound.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
             Some((ns, name)) => of(ns, name),
             None => Whose::Other(bound.name.clone()),
@@ -160,13 +163,14 @@ fn pods(subject: &Subject, findings: &mut Findings) {
     let object = &subject.object;
     let account = format!("{}/{}", subject.namespace, subject.service_account());
     // The API server's own word beats what roles seem to say.
-    match subject.facts.access.get(&account) {
-        Some(Observed::Seen(access))
-            if VERBS.iter().all(|verb| access.may.get(&format!("{verb} pods")) == Some(&true)) =>
-        {
-            return findings.pass("rbac-pods", object, format!("{account} may get, watch and list pods"));
+    let access = match subject.facts.access.get(&account) {
+        Some(Observed::Seen(access)) => {
+            Some(VERBS.iter().all(|verb| access.may.get(&format!("{verb} pods")) == Some(&true)))
         }
-        _ => {}
+        _ => None,
+    };
+    if access == Some(true) {
+        return findings.pass("rbac-pods", object, format!("{account} may get, watch and list pods"));
     }
     let bindings = match bindings(subject) {
         Ok(bindings) => bindings,
@@ -179,7 +183,7 @@ fn pods(subject: &Subject, findings: &mut Findings) {
     let rules = || of_us.iter().filter_map(|binding| binding.rules).flatten().cloned().collect::<Vec<_>>();
     let given = rules();
     let missing: Vec<&str> = VERBS.into_iter().filter(|verb| !gives(&given, verb)).collect();
-    if missing.is_empty() {
+    if missing.is_empty() && access.is_none() {
         return findings.pass("rbac-pods", object, format!("{account} may get, watch and list pods"));
     }
     let namespace = super::word(subject.namespace, "NAMESPACE");
@@ -187,8 +191,13 @@ fn pods(subject: &Subject, findings: &mut Findings) {
         "kubectl auth can-i list pods -n {namespace} --as system:serviceaccount:{namespace}:{}",
         super::word(subject.service_account(), "ACCOUNT")
     );
+    let objects = &subject.facts.objects;
+    let unseen = seen(&objects.cluster_roles).err().or(seen(&objects.cluster_role_bindings).err());
+    if let Some(reason) = unseen.filter(|_| access.is_none()) {
+        return findings.skip("rbac-pods", object, format!("cluster roles were not seen: {reason}"));
+    }
     let (code, message) = diagnosis(subject, &bindings, &of_us, &missing);
-    match code {
+    match code.or(access.map(|_| "rbac-pods")) {
         Some(code) => findings.fail(code, object, message, &next),
         None => findings.skip("rbac-pods", object, message),
     }
@@ -257,28 +266,23 @@ fn diagnosis(
     (Some("rbac-pods"), format!("nothing gives {account} {} on pods", missing.join(", ")))
 }
 
-/// Words that a variable for a secret has in its name.
-const SECRET_WORDS: [&str; 10] = [
-    "PASSWORD",
-    "PASSWD",
-    "SECRET",
-    "TOKEN",
-    "API_KEY",
-    "APIKEY",
-    "PRIVATE_KEY",
-    "ACCESS_KEY",
-    "CREDENTIAL",
-    "PASSPHRASE",
-];
+/// What a variable for a secret has in its name.
+const SECRET_PARTS: [&str; 8] =
+    ["PASSWORD", "PASSWD", "SECRET", "API_KEY", "APIKEY", "PRIVATE_KEY", "ACCESS_KEY", "PASSPHRASE"];
+/// The same, where only the whole word says it: a TOKENIZER is no secret.
+const SECRET_WORDS: [&str; 3] = ["TOKEN", "CREDENTIAL", "CREDENTIALS"];
 /// What follows such a word where the value is no secret itself.
-const HARMLESS_ENDS: [&str; 12] =
-    ["_FILE", "_PATH", "_NAME", "_DIR", "_URL", "_URI", "_TTL", "_SECONDS", "_TIMEOUT", "_ENABLED", "_TYPE", "_EXPIRY"];
+const HARMLESS_ENDS: [&str; 13] = [
+    "_FILE", "_PATH", "_NAME", "_DIR", "_URL", "_URI", "_TTL", "_SECONDS", "_TIMEOUT", "_ENABLED", "_TYPE", "_EXPIRY",
+    "_ID",
+];
 
 /// Whether a variable of this name and value is a secret in plain sight.
 pub(in crate::core) fn is_secret(name: &str, value: &str) -> bool {
     let name = name.to_ascii_uppercase().replace(['-', '.'], "_");
-    let says_so =
-        SECRET_WORDS.iter().any(|word| name.contains(word)) && !HARMLESS_ENDS.iter().any(|end| name.ends_with(end));
+    let named =
+        SECRET_PARTS.iter().any(|part| name.contains(part)) || name.split('_').any(|word| SECRET_WORDS.contains(&word));
+    let says_so = named && !HARMLESS_ENDS.iter().any(|end| name.ends_with(end));
     let value = value.trim();
     let is_value = !value.is_empty()
         && !value.contains("$(")

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, Service};
 
 use crate::core::facts::{Facts, Source, Workload};
 use crate::core::report::Observed;
@@ -57,7 +57,7 @@ impl<'a> Subject<'a> {
         let name = workload.metadata.name.as_deref().or(workload.metadata.generate_name.as_deref()).unwrap_or_default();
         let agent = Agent::of(pod);
         let candidates = pod.containers.iter().filter(|container| !is_foreign(container));
-        let read = |container: &'a Container| (container, Settings::of(container, pod, namespace, facts));
+        let read = |container: &'a Container| (container, Settings::of(container, pod, labels, namespace, facts));
         let mut candidates: Vec<_> = candidates.map(read).collect();
         // The container that says most of a cluster is the app.
         candidates.sort_by_key(|(container, settings)| std::cmp::Reverse(likeness(container, settings, facts)));
@@ -157,9 +157,35 @@ impl<'a> Subject<'a> {
         keys.iter().find_map(|key| self.settings.get(key)).map(|setting| setting.value.as_str())
     }
 
+    /// Whether bootstrap asks DNS: it says so, or its service name is that of a headless Service of these pods and not
+    /// that of their label, where the method is not to be seen.
+    pub(super) fn asks_dns(&self) -> bool {
+        if let Some(method) = self.discovery_method() {
+            return method.ends_with("dns");
+        }
+        let Some(name) = self.service_name().map(|setting| setting.value.split('.').next().unwrap_or_default()) else {
+            return false;
+        };
+        let services = seen(&self.facts.objects.services).unwrap_or_default().iter();
+        let mut ours = services.filter(|service| service.metadata.namespace.as_deref() == Some(self.namespace));
+        self.labels.get("app").map(String::as_str) != Some(name)
+            && ours.any(|service| {
+                let headless = service.spec.as_ref().is_some_and(|spec| spec.cluster_ip.as_deref() == Some("None"));
+                headless && service.metadata.name.as_deref() == Some(name) && self.is_selected_by(service)
+            })
+    }
+
+    /// Whether the Service selects these pods.
+    pub(super) fn is_selected_by(&self, service: &Service) -> bool {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| {
+            !selector.is_empty() && selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+        })
+    }
+
     /// Whether the pods must read the Kubernetes API to find each other.
     pub(super) fn needs_api(&self) -> bool {
-        self.discovery_method().is_none_or(|method| method == "kubernetes-api")
+        self.discovery_method().map_or_else(|| !self.asks_dns(), |method| method == "kubernetes-api")
             && self.settings.get("cluster.seed-nodes").is_none()
             && self.settings.get("cluster.seed-nodes.0").is_none()
     }

@@ -52,6 +52,8 @@ pub(in crate::core::checks) struct Mesh {
     pub(in crate::core::checks) kind: MeshKind,
     /// What says so.
     pub(in crate::core::checks) because: String,
+    /// Annotations of the namespace that hold for its pods: Linkerd reads them there, too.
+    inherited: Texts,
 }
 
 type Texts = BTreeMap<String, String>;
@@ -73,7 +75,14 @@ impl Mesh {
             let init = pod.init_containers.iter().flatten();
             init.chain(&pod.containers).any(|container| container.name == name)
         };
-        let found = |kind, because: &str| Some(Self { kind, because: because.to_owned() });
+        let linkerd = ns_annotations.iter().filter(|(key, _)| key.starts_with("config.linkerd.io/"));
+        let inherited: Texts = linkerd.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let found =
+            |kind, because: &str| Some(Self { kind, because: because.to_owned(), inherited: inherited.clone() });
+        // No mesh injects a sidecar into a pod on its host's network.
+        if pod.host_network == Some(true) {
+            return None;
+        }
         let on = |key: &str, values: &[&str]| says(labels, key, values) || says(annotations, key, values);
         if on("sidecar.istio.io/inject", &["false"])
             || on("linkerd.io/inject", &["disabled"])
@@ -114,14 +123,17 @@ impl Mesh {
         if prefixed("config.linkerd.io/skip-") {
             return found(MeshKind::Linkerd, "the pod has annotations for Linkerd's sidecar");
         }
-        prefixed("traffic.kuma.io/")
-            .then(|| Self { kind: MeshKind::Kuma, because: "the pod has annotations for Kuma's sidecar".to_owned() })
+        if prefixed("traffic.kuma.io/") {
+            return found(MeshKind::Kuma, "the pod has annotations for Kuma's sidecar");
+        }
+        None
     }
 
     /// Whether the mesh leaves this outgoing port alone.
     pub(in crate::core::checks) fn leaves_outbound(&self, annotations: &Texts, port: u16) -> bool {
         let istio = |key: &str| annotations.get(&format!("traffic.sidecar.istio.io/{key}"));
-        let listed = holds(annotations.get(self.kind.exclusions().0), port);
+        let key = self.kind.exclusions().0;
+        let listed = holds(annotations.get(key).or(self.inherited.get(key)), port);
         if self.kind != MeshKind::Istio {
             return listed || self.kind == MeshKind::Ambient;
         }
@@ -138,7 +150,8 @@ impl Mesh {
 
     /// Whether the mesh leaves this arriving port alone.
     pub(in crate::core::checks) fn leaves_inbound(&self, annotations: &Texts, port: u16) -> bool {
-        let listed = holds(annotations.get(self.kind.exclusions().1), port);
+        let key = self.kind.exclusions().1;
+        let listed = holds(annotations.get(key).or(self.inherited.get(key)), port);
         if self.kind != MeshKind::Istio {
             return listed || self.kind == MeshKind::Ambient;
         }

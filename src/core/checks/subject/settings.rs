@@ -46,12 +46,23 @@ pub(in crate::core::checks) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn of(container: &Container, pod: &PodSpec, namespace: &str, facts: &Facts) -> Self {
+    pub(super) fn of(
+        container: &Container,
+        pod: &PodSpec,
+        labels: &BTreeMap<String, String>,
+        namespace: &str,
+        facts: &Facts,
+    ) -> Self {
         let mut settings = Self::default();
         // What comes later beats what came before: a file, the environment, options.
         settings.config_maps(container, pod, namespace, facts);
         for variable in container.env.iter().flatten() {
-            if let Some(value) = variable.value.as_deref() {
+            let field = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref());
+            let field = field.and_then(|field| match field.field_path.as_str() {
+                "metadata.namespace" => Some(namespace),
+                path => labels.get(path.strip_prefix("metadata.labels['")?.strip_suffix("']")?).map(String::as_str),
+            });
+            if let Some(value) = variable.value.as_deref().or(field) {
                 settings.variable(&variable.name, value, &format!("env {}", variable.name));
             }
         }
