@@ -19,7 +19,7 @@ use crate::core::route::TlsMode;
 use crate::core::sidecar::TlsVersion;
 
 pub use check::{
-    CheckArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckOutputArgs, CheckPodArgs, FailOn, ReportFormat,
+    CheckArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs,
     SchemaArgs, SchemaOf,
 };
 

@@ -24,7 +24,7 @@ pub enum CheckCommand {
 
 /// What comes out of a check, whichever it is.
 #[derive(Debug, Args)]
-pub struct CheckOutputArgs {
+pub struct ResultArgs {
     /// Form of the result
     #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
     pub output: ReportFormat,
@@ -45,7 +45,7 @@ pub struct CheckPodArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
     #[command(flatten)]
-    pub out: CheckOutputArgs,
+    pub result: ResultArgs,
 }
 
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ pub struct CheckFilesArgs {
     #[arg(long, env = "BYPASSCTL_SAVE_FACTS", value_name = "FILE")]
     pub save_facts: Option<PathBuf>,
     #[command(flatten)]
-    pub out: CheckOutputArgs,
+    pub result: ResultArgs,
 }
 
 #[derive(Debug, Args)]

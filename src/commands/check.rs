@@ -6,9 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::cli::{
-    CheckArgs, CheckCommand, CheckExplainArgs, CheckOutputArgs, CheckPodArgs, FailOn, ReportFormat, TlsArgs,
-};
+use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
 use crate::commands::{Failure, Outcome, print};
 use crate::core::checks::catalog;
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
@@ -34,13 +32,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
 }
 
 fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.out)?;
+    known_codes(&args.result)?;
     let facts = gather(args)?;
-    conclude(pod::run(&facts), &args.out, true)
+    tell(&judged(pod::run(&facts), &args.result), &args.result, true)
 }
 
 /// Whether `--suppress` names checks that exist: one that does not would suppress nothing, and nobody would notice.
-pub(super) fn known_codes(args: &CheckOutputArgs) -> Result<(), Failure> {
+pub(super) fn known_codes(args: &ResultArgs) -> Result<(), Failure> {
     match args.suppress.iter().find(|code| catalog::entry(code).is_none()) {
         None => Ok(()),
         Some(unknown) => Err(Failure::usage(anyhow::anyhow!(
@@ -49,24 +47,36 @@ pub(super) fn known_codes(args: &CheckOutputArgs) -> Result<(), Failure> {
     }
 }
 
-/// Prints the results and says how it stands; `all` if the text is to name what passed, too.
-pub(super) fn conclude(mut results: Vec<CheckResult>, args: &CheckOutputArgs, all: bool) -> Result<Outcome, Failure> {
+/// The report, without what is suppressed.
+pub(super) fn judged(mut results: Vec<CheckResult>, args: &ResultArgs) -> Report {
     results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
-    let result = Report::new(results);
-    let threshold = match args.fail_on {
+    Report::new(results)
+}
+
+/// Whether something failed that counts.
+pub(super) fn failed(report: &Report, args: &ResultArgs) -> bool {
+    report.failed(threshold(args))
+}
+
+fn threshold(args: &ResultArgs) -> Severity {
+    match args.fail_on {
         FailOn::Warning => Severity::Warning,
         FailOn::Error => Severity::Error,
-    };
+    }
+}
+
+/// Prints the report; `all` if the text is to name what passed, too.
+pub(super) fn tell(report: &Report, args: &ResultArgs, all: bool) -> Result<Outcome, Failure> {
     print(&match args.output {
         ReportFormat::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            report::text(&result, Style { colour, all })
+            report::text(report, Style { colour, all })
         }
-        ReportFormat::Short => report::short(&result),
-        ReportFormat::Json => report::json(&result),
-        ReportFormat::Junit => report::junit(&result, threshold),
+        ReportFormat::Short => report::short(report),
+        ReportFormat::Json => report::json(report),
+        ReportFormat::Junit => report::junit(report, threshold(args)),
     })?;
-    Ok(if result.failed(threshold) { Outcome::NotWell } else { Outcome::Done })
+    Ok(if failed(report, args) { Outcome::NotWell } else { Outcome::Done })
 }
 
 fn explain(args: &CheckExplainArgs) -> Result<Outcome, Failure> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use crate::cli::CheckFilesArgs;
-use crate::commands::check::{conclude, known_codes, saved};
+use crate::commands::check::{judged, known_codes, saved, tell};
 use crate::commands::{Failure, Outcome};
 use crate::core::checks;
 use crate::core::config::ClusterPorts;
@@ -21,7 +21,7 @@ const MOST_TOGETHER: usize = 512 << 20;
 const DEEPEST: usize = 40;
 
 pub(super) fn run(args: &CheckFilesArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.out)?;
+    known_codes(&args.result)?;
     let ports = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
         .map_err(Failure::usage)?;
     let mut files = Files { reader: Reader::new(&args.namespace), count: 0, bytes: 0 };
@@ -36,7 +36,7 @@ pub(super) fn run(args: &CheckFilesArgs) -> Result<Outcome, Failure> {
     if let Some(path) = &args.save_facts {
         saved::save(&facts, path)?;
     }
-    conclude(checks::run(&facts), &args.out, args.all)
+    tell(&judged(checks::run(&facts), &args.result), &args.result, args.all)
 }
 
 struct Files {

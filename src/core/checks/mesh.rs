@@ -52,7 +52,7 @@ fn captured(subject: &Subject, findings: &mut Findings, mesh: &Mesh) {
     };
     let (mesh_name, because) = (mesh.kind.name(), &mesh.because);
     let (exclude_out, exclude_in) = mesh.kind.exclusions();
-    let next = "kubectl exec POD -c bypassctl -- /bypassctl explain --to PEER:PORT";
+    let next = &(subject.kubectl("get") + " -o yaml");
     let outbound = taken(&|port| mesh.leaves_outbound(subject.annotations, port));
     if outbound.is_empty() {
         findings.pass("mesh-outbound", &subject.object, format!("{mesh_name} leaves both ports alone"));

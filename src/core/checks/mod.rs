@@ -116,7 +116,9 @@ impl Findings {
 
     /// What was seen, and the next command; why it matters and what to do is the catalog's to say.
     fn fail(&mut self, code: &'static str, object: &str, message: impl Into<String>, next: &str) {
-        self.push(code, object, |check, entry| check.fail(message, &format!("{}. {}.", entry.why, entry.fix), next));
+        self.push(code, object, |check, entry| {
+            check.fail(message, &format!("{}. To do: {}.", entry.why, entry.fix), next)
+        });
     }
 
     fn skip(&mut self, code: &'static str, object: &str, reason: impl Into<String>) {
