@@ -73,8 +73,8 @@ pub struct CheckExplainArgs {
     /// The check; without one, all are listed
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
-    /// Print the whole of docs/checks.md
-    #[arg(long, env = "BYPASSCTL_ALL", conflicts_with = "code")]
+    /// Without a code: print all of docs/checks.md
+    #[arg(long, env = "BYPASSCTL_ALL")]
     pub all: bool,
 }
 

@@ -68,7 +68,7 @@ fn read(facts: &Facts, subjects: &[Subject], findings: &mut Findings) {
             "workload-found",
             object,
             "no workload here looks like nodes of an Akka or Pekko cluster",
-            "bypassctl check files --remoting-port PORT --management-port PORT FILE",
+            "bypassctl check explain workload-found",
         ),
         Observed::Seen(_) => {
             let names = subjects.iter().take(5).map(|subject| subject.object.as_str()).collect::<Vec<_>>().join(", ");
