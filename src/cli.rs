@@ -18,6 +18,13 @@ use crate::core::ports::{PortRange, Preset};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::TlsVersion;
 
+pub use check::{
+    CheckArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs,
+    SchemaArgs, SchemaOf,
+};
+
+mod check;
+
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
 #[derive(Debug, Parser)]
 #[command(name = "bypassctl", version, propagate_version = true, arg_required_else_help = true)]
@@ -59,6 +66,8 @@ pub enum Command {
     Proxy(Box<ProxyArgs>),
     /// Find out what is wrong, and what to do next
     Check(CheckArgs),
+    /// Print the JSON Schema of what other programs read
+    Schema(SchemaArgs),
     /// What the sidecar of this pod does and with whom: readiness, rules, certificate, connections, refusals
     Status(StatusArgs),
     /// Say where a packet goes in this network namespace, rule by rule, through everybody's tables
@@ -255,51 +264,12 @@ pub struct TlsArgs {
     pub tls_ca: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    #[command(subcommand)]
-    pub what: CheckCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum CheckCommand {
-    /// This pod: rules, listeners, certificates, the sidecar
-    Pod(CheckPodArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct CheckPodArgs {
-    #[command(flatten)]
-    pub cluster: ClusterPortArgs,
-    #[command(flatten)]
-    pub agent: AgentPortArgs,
-    #[command(flatten)]
-    pub tls: TlsArgs,
-    /// Form of the result
-    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
-    pub output: CheckOutput,
-    /// Codes of checks to leave out
-    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE")]
-    pub suppress: Vec<String>,
-    /// Lowest severity whose failure makes the exit code 1
-    #[arg(long, env = "BYPASSCTL_FAIL_ON", default_value = "warning")]
-    pub fail_on: FailOn,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CheckOutput {
     /// For people
     Text,
     /// For programs
     Json,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FailOn {
-    /// Warnings and errors
-    Warning,
-    /// Errors alone
-    Error,
 }
 
 #[derive(Debug, Args)]

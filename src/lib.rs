@@ -5,7 +5,7 @@
 //! ```text
 //! raw config, pod facts → Config → RedirectPlan → Ruleset │ apply → read back → proof
 //! accept → OriginalDst → route() → TLS → authorize() │ pump → Outcome
-//! namespace, sidecar, files → Facts │ checks → Report → text, JSON
+//! namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
 //! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports

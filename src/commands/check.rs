@@ -6,48 +6,93 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, TlsArgs};
+use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
 use crate::commands::{Failure, Outcome, print};
+use crate::core::checks::catalog;
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
-use crate::core::render::report;
-use crate::core::report::{Observed, Report, Severity};
+use crate::core::render::report::{self, Style};
+use crate::core::report::{CheckResult, Observed, Report, Severity};
 use crate::core::ruleset::TableFamily;
 use crate::core::sidecar::TlsFiles;
 use crate::netfilter;
 use crate::pod::{admin, listeners};
 use crate::tls::Credentials;
 
+mod files;
+mod saved;
+
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     match &args.what {
         CheckCommand::Pod(args) => check_pod(args),
+        CheckCommand::Files(args) => files::run(args),
+        CheckCommand::Explain(args) => explain(args),
     }
 }
 
 fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
-    if let Some(unknown) = args.suppress.iter().find(|code| !pod::CODES.contains(&code.as_str())) {
-        let known = pod::CODES.join(", ");
-        return Err(Failure::usage(anyhow::anyhow!(
-            "--suppress {unknown:?}: there is no such check; there are {known}"
-        )));
-    }
+    known_codes(&args.result)?;
     let facts = gather(args)?;
-    let mut results = pod::run(&facts);
+    tell(&judged(pod::run(&facts), &args.result), &args.result, true)
+}
+
+/// Whether `--suppress` names checks that exist: one that does not would suppress nothing, and nobody would notice.
+pub(super) fn known_codes(args: &ResultArgs) -> Result<(), Failure> {
+    match args.suppress.iter().find(|code| catalog::entry(code).is_none()) {
+        None => Ok(()),
+        Some(unknown) => Err(Failure::usage(anyhow::anyhow!(
+            "--suppress {unknown:?}: there is no such check; `bypassctl check explain` lists them"
+        ))),
+    }
+}
+
+/// The report, without what is suppressed.
+pub(super) fn judged(mut results: Vec<CheckResult>, args: &ResultArgs) -> Report {
     results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
-    let result = Report::new(results);
-    print(&match args.output {
-        CheckOutput::Text => {
-            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            report::text(&result, colour)
-        }
-        CheckOutput::Json => serde_json::to_string(&result)? + "\n",
-    })?;
-    let threshold = match args.fail_on {
+    Report::new(results)
+}
+
+/// Whether something failed that counts.
+pub(super) fn failed(report: &Report, args: &ResultArgs) -> bool {
+    report.failed(threshold(args))
+}
+
+fn threshold(args: &ResultArgs) -> Severity {
+    match args.fail_on {
         FailOn::Warning => Severity::Warning,
         FailOn::Error => Severity::Error,
+    }
+}
+
+/// Prints the report; `all` if the text is to name what passed, too.
+pub(super) fn tell(report: &Report, args: &ResultArgs, all: bool) -> Result<Outcome, Failure> {
+    print(&match args.output {
+        ReportFormat::Text => {
+            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            report::text(report, Style { colour, all })
+        }
+        ReportFormat::Short => report::short(report),
+        ReportFormat::Json => report::json(report),
+        ReportFormat::Junit => report::junit(report, threshold(args)),
+    })?;
+    Ok(if failed(report, args) { Outcome::NotWell } else { Outcome::Done })
+}
+
+fn explain(args: &CheckExplainArgs) -> Result<Outcome, Failure> {
+    let text = match &args.code {
+        None if args.all => catalog::markdown(),
+        None => catalog::list(),
+        Some(code) => match catalog::entry(code) {
+            Some(entry) => catalog::section(entry),
+            None => {
+                let error = anyhow::anyhow!("there is no check {code:?}; `bypassctl check explain` lists them");
+                return Err(Failure::usage(error));
+            }
+        },
     };
-    Ok(if result.failed(threshold) { Outcome::NotWell } else { Outcome::Done })
+    print(&text)?;
+    Ok(Outcome::Done)
 }
 
 fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {

@@ -4,10 +4,16 @@ use std::path::Path;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use crate::cli::{Cli, Command};
 use crate::commands::{check, init, parse, proxy};
 use crate::core::backend::BackendChoice;
+use crate::core::config::ClusterPorts;
+use crate::core::manifests::{Named, Reader};
+use crate::core::render::report;
+use crate::core::report::{Report, Severity};
+use crate::core::{checks, saved};
 
 /// A configuration file, for the command with this name.
 pub fn configuration(command: &str, text: &str) {
@@ -32,4 +38,21 @@ pub fn configuration(command: &str, text: &str) {
 pub fn status(text: &str) {
     let status: Value = serde_json::from_str(text).unwrap_or_default();
     let _ = check::rules_effective(&status);
+}
+
+/// A stranger's manifests: read, judged, printed, saved, and read again.
+///
+/// # Panics
+/// If what is printed would act on a terminal, or what was saved cannot be read.
+pub fn manifests(text: &str) {
+    let mut reader = Reader::new("default");
+    reader.text("input", text, Named::Itself);
+    let ports = ClusterPorts::new(None, &[], &[]).expect("the defaults");
+    let facts = reader.facts(OffsetDateTime::UNIX_EPOCH, ports);
+    let report = Report::new(checks::run(&facts));
+    for printed in [report::short(&report), report::json(&report), report::junit(&report, Severity::Info)] {
+        assert!(!printed.contains(|c: char| c.is_control() && c != '\n'), "{printed:?}");
+    }
+    let saved = saved::to_text(&facts).expect("JSON");
+    saved::from_text(&saved).expect("what was saved");
 }

@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod init;
 mod parse;
 mod proxy;
+mod schema;
 mod status;
 
 use std::ffi::OsString;
@@ -119,6 +120,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Init(args) => init::run(&args),
         Command::Proxy(args) => proxy::run(*args, log),
         Command::Check(args) => check::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),

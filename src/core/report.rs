@@ -75,10 +75,39 @@ pub struct Summary {
     pub skip: usize,
 }
 
+/// Control characters (C0, DEL, C1), and those that reorder or hide text (Unicode TR 36, bidirectional overrides and
+/// zero-width characters).
+fn acts_on_terminals(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{e0000}'..='\u{e007f}')
+}
+
+/// The text on one line, with `\u{1b}` for an escape.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' | '\r' => clean.push(' '),
+            c if acts_on_terminals(c) => clean.extend(c.escape_unicode()),
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
 impl Report {
-    /// The report of these results.
+    /// The report of these results. What they quote may come from strangers' manifests: characters that would do
+    /// something to a terminal are replaced here, once for every form of output.
     #[must_use]
-    pub fn new(checks: Vec<CheckResult>) -> Self {
+    pub fn new(mut checks: Vec<CheckResult>) -> Self {
+        for check in &mut checks {
+            let texts = [&mut check.object, &mut check.message, &mut check.hint, &mut check.next];
+            for text in texts.into_iter().filter(|text| text.contains(acts_on_terminals)) {
+                *text = plain(text);
+            }
+        }
         let count = |status| checks.iter().filter(|check| check.status == status).count();
         let summary = Summary { pass: count(Status::Pass), fail: count(Status::Fail), skip: count(Status::Skip) };
         Self { checks, summary }

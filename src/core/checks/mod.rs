@@ -2,10 +2,142 @@
 
 use std::borrow::Cow;
 
-use crate::core::report::{CheckResult, Severity, Status};
+use crate::core::facts::{Facts, Workload};
+use crate::core::report::{CheckResult, Observed, Severity, Status};
 
+pub(in crate::core) use rbac::{has_secret_option, is_secret};
+use subject::Subject;
+pub(in crate::core) use subject::{is_jvm_options, plain_settings};
+
+mod agent;
+pub mod catalog;
+mod discovery;
 pub mod live;
+mod mesh;
+mod network;
 pub mod pod;
+mod ports;
+mod probes;
+mod rbac;
+mod rollout;
+mod subject;
+
+/// Judges manifests or a cluster: each workload that looks like nodes of a cluster, then what the pods said.
+#[must_use]
+pub fn run(facts: &Facts) -> Vec<CheckResult> {
+    let lone = lone_pods(facts);
+    let workloads = match &facts.objects.workloads {
+        Observed::Seen(workloads) => workloads.as_slice(),
+        Observed::Unavailable(_) => &[],
+    };
+    let subjects: Vec<Subject> =
+        workloads.iter().chain(&lone).filter_map(|workload| Subject::new(facts, workload)).collect();
+    let mut findings = Findings::default();
+    read(facts, &subjects, &mut findings);
+    for subject in &subjects {
+        ports::run(subject, &mut findings);
+        probes::run(subject, &mut findings);
+        mesh::run(subject, &mut findings);
+        agent::run(subject, &mut findings);
+        rbac::run(subject, &mut findings);
+        discovery::run(subject, &subjects, &mut findings);
+        network::run(subject, &mut findings);
+        rollout::run(subject, &mut findings);
+    }
+    agent::versions(&subjects, &mut findings);
+    discovery::services(facts, &subjects, &mut findings);
+    let mut results = findings.0;
+    results.extend(live::run(facts));
+    results
+}
+
+/// What was read, and whether anything of it is a subject.
+fn read(facts: &Facts, subjects: &[Subject], findings: &mut Findings) {
+    for unreadable in &facts.objects.unreadable {
+        findings.fail(
+            "manifest-readable",
+            &unreadable.place,
+            &unreadable.reason,
+            "kubectl apply --dry-run=server -f FILE",
+        );
+    }
+    let object = "manifests";
+    match &facts.objects.workloads {
+        Observed::Unavailable(reason) => findings.skip("workload-found", object, reason),
+        Observed::Seen(_) if subjects.is_empty() => findings.fail(
+            "workload-found",
+            object,
+            "no workload here looks like nodes of an Akka or Pekko cluster",
+            "bypassctl check explain workload-found",
+        ),
+        Observed::Seen(_) => {
+            let names = subjects.iter().take(5).map(|subject| subject.object.as_str()).collect::<Vec<_>>().join(", ");
+            let more = if subjects.len() > 5 { ", …" } else { "" };
+            findings.pass("workload-found", object, format!("{} found: {names}{more}", subjects.len()));
+        }
+    }
+}
+
+/// Pods that nobody made, as workloads of their own kind.
+fn lone_pods(facts: &Facts) -> Vec<Workload> {
+    let Observed::Seen(pods) = &facts.objects.pods else { return Vec::new() };
+    let known = |name: &str| {
+        let Observed::Seen(workloads) = &facts.objects.workloads else { return false };
+        workloads.iter().any(|workload| workload.kind == "Pod" && crate::core::facts::key(&workload.metadata) == name)
+    };
+    let lone = pods.iter().filter(|pod| {
+        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+        owners.iter().all(|owner| owner.controller != Some(true)) && !known(&crate::core::facts::key(&pod.metadata))
+    });
+    let as_workload = |pod: &k8s_openapi::api::core::v1::Pod| Workload {
+        kind: "Pod".to_owned(),
+        place: String::new(),
+        metadata: pod.metadata.clone(),
+        replicas: None,
+        selector: None,
+        strategy: None,
+        update_strategy: None,
+        template: k8s_openapi::api::core::v1::PodTemplateSpec {
+            metadata: Some(pod.metadata.clone()),
+            spec: pod.spec.clone(),
+        },
+    };
+    lone.map(as_workload).collect()
+}
+
+/// Results as they come; severity and words are the catalog's.
+#[derive(Debug, Default)]
+struct Findings(Vec<CheckResult>);
+
+impl Findings {
+    fn pass(&mut self, code: &'static str, object: &str, message: impl Into<String>) {
+        self.push(code, object, |check, _| check.pass(message));
+    }
+
+    /// What was seen, and the next command; why it matters and what to do is the catalog's to say.
+    fn fail(&mut self, code: &'static str, object: &str, message: impl Into<String>, next: &str) {
+        self.push(code, object, |check, entry| {
+            check.fail(message, &format!("{}. To do: {}.", entry.why, entry.fix), next)
+        });
+    }
+
+    fn skip(&mut self, code: &'static str, object: &str, reason: impl Into<String>) {
+        self.push(code, object, |check, entry| check.skip(reason, entry.title));
+    }
+
+    fn push(&mut self, code: &'static str, object: &str, result: impl FnOnce(Check, &catalog::Entry) -> CheckResult) {
+        let Some(entry) = catalog::entry(code) else { unreachable!("{code} is not in the catalog") };
+        let check = Check { code, severity: entry.severity, object: Cow::Owned(object.to_owned()) };
+        self.0.push(result(check, entry));
+    }
+}
+
+/// A name as it may stand in a command that somebody copies into a shell; else a placeholder.
+fn word<'a>(name: &'a str, placeholder: &'a str) -> &'a str {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let safe = !name.is_empty() && !name.starts_with('-') && name.chars().all(harmless);
+    if safe { name } else { placeholder }
+}
 
 /// A check's fixed part, about one object.
 struct Check {

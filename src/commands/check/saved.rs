@@ -1,0 +1,44 @@
+//! Files of facts.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::commands::Failure;
+use crate::core::facts::Facts;
+use crate::core::saved;
+
+/// Writes facts without secrets, for their owner's eyes alone; a file that is there is replaced.
+pub(super) fn save(facts: &Facts, path: &Path) -> Result<(), Failure> {
+    let text = saved::to_text(facts)?;
+    let write = || {
+        // A file of old facts, or somebody's link, would keep its own mode.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    };
+    Ok(write().with_context(|| format!("the facts cannot be written to {}", path.display()))?)
+}
+
+/// Reads facts that [`save`] wrote.
+#[expect(dead_code, reason = "`check cluster --facts` is its caller, and is not there yet")]
+pub(super) fn load(path: &Path) -> Result<Facts, Failure> {
+    let name = path.display();
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| Failure::usage(anyhow::anyhow!("{name} cannot be opened: {error}")))?;
+    file.take(saved::MOST_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::usage(anyhow::anyhow!("{name} cannot be read: {error}")))?;
+    if text.len() as u64 > saved::MOST_BYTES {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "{name} has more than {} bytes, and is not read",
+            saved::MOST_BYTES
+        )));
+    }
+    saved::from_text(&text).map_err(|error| Failure::usage(anyhow::anyhow!("{name}: {error}")))
+}

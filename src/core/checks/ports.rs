@@ -1,0 +1,90 @@
+//! Whether app, manifest and agent mean the same ports.
+
+use crate::core::checks::Findings;
+use crate::core::checks::subject::{AgentContainer, Subject, WRONG_PEKKO_PORT};
+use crate::core::ports::PortSet;
+
+pub(super) fn run(subject: &Subject, findings: &mut Findings) {
+    if subject.app.is_none() {
+        return;
+    }
+    agreed(subject, findings, &Kind::remoting());
+    agreed(subject, findings, &Kind::management());
+    pekko(subject, findings);
+}
+
+/// What differs between remoting and management.
+struct Kind {
+    code: &'static str,
+    name: &'static str,
+    names: &'static [&'static str],
+    port: fn(&Subject) -> (u16, &'static str),
+    of_agent: fn(&AgentContainer) -> PortSet,
+}
+
+impl Kind {
+    fn remoting() -> Self {
+        Self {
+            code: "remoting-port-agreed",
+            name: "remoting",
+            names: &["remoting", "akka-remote", "artery", "pekko-remote"],
+            port: |subject| subject.remoting(),
+            of_agent: |agent| agent.remoting(),
+        }
+    }
+
+    fn management() -> Self {
+        Self {
+            code: "management-port-agreed",
+            name: "management",
+            names: &["management", "akka-mgmt-http", "pekko-mgmt-http"],
+            port: |subject| subject.management(),
+            of_agent: |agent| agent.management(),
+        }
+    }
+}
+
+fn agreed(subject: &Subject, findings: &mut Findings, kind: &Kind) {
+    let (port, source) = (kind.port)(subject);
+    let mut others = Vec::new();
+    // A port of that name beside the right number may be another framework's.
+    let declared = subject.container_ports().any(|(_, number)| number == port);
+    for (name, number) in subject.container_ports().filter(|_| !declared) {
+        if kind.names.contains(&name) && number != port {
+            others.push(format!("the container's port {name} says {number}"));
+        }
+    }
+    for agent in subject.agent.containers().filter(|agent| !agent.has_file()) {
+        let ports = (kind.of_agent)(agent);
+        if !ports.contains(port) {
+            others.push(format!("container {} has {} {ports}", agent.container.name, kind.name));
+        }
+    }
+    if others.is_empty() {
+        return findings.pass(kind.code, &subject.object, format!("{} is {port}, says {source}", kind.name));
+    }
+    let message = format!("{} is {port}, says {source}, but {}", kind.name, others.join(" and "));
+    findings.fail(kind.code, &subject.object, message, &(subject.kubectl("get") + " -o yaml"));
+}
+
+fn pekko(subject: &Subject, findings: &mut Findings) {
+    let of_mesh = subject.annotations.iter().filter(|(key, _)| key.contains("Ports") || key.contains("-ports"));
+    let mut places: Vec<String> = of_mesh
+        .filter(|(_, list)| list.split(',').any(|port| port.trim() == WRONG_PEKKO_PORT.to_string()))
+        .map(|(key, _)| format!("annotation {key}"))
+        .collect();
+    if subject.container_ports().any(|(_, number)| number == WRONG_PEKKO_PORT) {
+        places.push("the container's ports".to_owned());
+    }
+    let remoting = subject.agent.containers().filter(|agent| {
+        let ports = agent.remoting();
+        ports.ranges().len() < 4 && ports.contains(WRONG_PEKKO_PORT) && !ports.contains(17355)
+    });
+    places.extend(remoting.map(|agent| format!("container {}", agent.container.name)));
+    let wanted = subject.settings.get("remote.artery.canonical.port").is_some_and(|port| port.value == "7355");
+    if places.is_empty() || wanted {
+        return findings.pass("pekko-port", &subject.object, "nothing has 7355 for a port of Pekko");
+    }
+    let message = format!("7355 is in {}; Pekko's remoting is 17355", places.join(" and "));
+    findings.fail("pekko-port", &subject.object, message, &(subject.kubectl("get") + " -o yaml"));
+}

@@ -1,0 +1,115 @@
+//! Whether the kubelet asks the right thing, and waits long enough.
+
+use k8s_openapi::api::core::v1::Probe;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::core::checks::Findings;
+use crate::core::checks::subject::Subject;
+
+/// Seconds that a node may take to start and to form a cluster before it is killed: half of what Akka's documentation
+/// gives it (initial delay 20, ten failures ten seconds apart).
+const PATIENCE: i32 = 60;
+
+pub(super) fn run(subject: &Subject, findings: &mut Findings) {
+    let Some(app) = subject.app else { return };
+    // Nobody waits for a Job to be ready.
+    if matches!(subject.workload.kind.as_str(), "Job" | "CronJob") {
+        return;
+    }
+    let object = &subject.object;
+    let next = subject.kubectl("get") + " -o yaml";
+    match &app.readiness_probe {
+        Some(_) => findings.pass("probe-readiness", object, "there is one"),
+        None => findings.fail("probe-readiness", object, format!("container {} has none", app.name), &next),
+    }
+    match &app.liveness_probe {
+        Some(_) => findings.pass("probe-liveness", object, "there is one"),
+        None => findings.fail("probe-liveness", object, format!("container {} has none", app.name), &next),
+    }
+    let patience = [&app.startup_probe, &app.liveness_probe].into_iter().flatten().map(seconds).max();
+    match patience {
+        None => findings.pass("probe-patience", object, "nothing kills a starting node"),
+        Some(patience) if patience >= PATIENCE => {
+            findings.pass("probe-patience", object, format!("a starting node has {patience} s"));
+        }
+        Some(patience) => {
+            let message = format!("a node that is not alive {patience} s after its start is killed");
+            findings.fail("probe-patience", object, message, &subject.kubectl("describe"));
+        }
+    }
+    let probes =
+        [("readiness", &app.readiness_probe), ("liveness", &app.liveness_probe), ("startup", &app.startup_probe)];
+    let probes: Vec<(&str, &Probe)> = probes.into_iter().filter_map(|(name, p)| Some((name, p.as_ref()?))).collect();
+    if probes.is_empty() {
+        return;
+    }
+    ports(subject, findings, &probes);
+    let swapped: Vec<String> = probes
+        .iter()
+        .filter_map(|(name, probe)| {
+            let path = probe.http_get.as_ref()?.path.as_deref()?.trim_end_matches('/');
+            let wrong = match *name {
+                "readiness" => path.ends_with("/alive"),
+                _ => path.ends_with("/ready"),
+            };
+            wrong.then(|| format!("the {name} probe asks {path}"))
+        })
+        .collect();
+    if swapped.is_empty() {
+        findings.pass("probe-path", object, "readiness and liveness ask different things");
+    } else {
+        findings.fail("probe-path", object, swapped.join(" and "), &next);
+    }
+}
+
+/// Seconds from a container's start until the kubelet kills it, if the probe never succeeds.
+fn seconds(probe: &Probe) -> i32 {
+    let period = probe.period_seconds.unwrap_or(10).max(1);
+    let failures = probe.failure_threshold.unwrap_or(3).max(1);
+    probe.initial_delay_seconds.unwrap_or(0).saturating_add(period.saturating_mul(failures))
+}
+
+fn ports(subject: &Subject, findings: &mut Findings, probes: &[(&str, &Probe)]) {
+    let (remoting, management) = (subject.remoting().0, subject.management().0);
+    let (mut wrong, mut on_remoting) = (Vec::new(), Vec::new());
+    for (name, probe) in probes {
+        let http = probe.http_get.as_ref();
+        let port = http.map(|http| &http.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
+        let Some(port) = port else { continue };
+        let number = match port {
+            IntOrString::Int(number) => u16::try_from(*number).ok(),
+            IntOrString::String(named) => {
+                let number = subject.container_ports().find(|(name, _)| name == named).map(|(_, number)| number);
+                if number.is_none() {
+                    wrong.push(format!("the {name} probe asks port {named:?}, which the container does not have"));
+                }
+                number
+            }
+        };
+        let of_management =
+            http.and_then(|http| http.path.as_deref()).is_some_and(|path| path == "/ready" || path == "/alive");
+        match number {
+            Some(number) if number == remoting => on_remoting.push(format!("the {name} probe dials {number}")),
+            // Paths of management on a port that is not declared at all; on another declared one the app may serve them.
+            Some(number)
+                if of_management
+                    && number != management
+                    && subject.container_ports().all(|(_, declared)| declared != number) =>
+            {
+                wrong.push(format!("the {name} probe asks port {number}, and management is {management}"));
+            }
+            _ => {}
+        }
+    }
+    let next = subject.kubectl("describe");
+    if wrong.is_empty() {
+        findings.pass("probe-port", &subject.object, "probes ask ports that the container has");
+    } else {
+        findings.fail("probe-port", &subject.object, wrong.join("; "), &next);
+    }
+    if on_remoting.is_empty() {
+        findings.pass("probe-remoting", &subject.object, "no probe dials remoting");
+    } else {
+        findings.fail("probe-remoting", &subject.object, on_remoting.join("; "), &next);
+    }
+}

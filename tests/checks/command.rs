@@ -1,0 +1,140 @@
+//! The executable: arguments, forms of output, exit codes, files.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::{AKKA, BYPASSCTL, MINIMAL};
+
+fn bypassctl(args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bypassctl"));
+    let command = command.args(args).env_remove("BYPASSCTL_OUTPUT");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // It may end without reading, and then the pipe is closed.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+#[test]
+fn every_form_has_the_same_exit_code() {
+    let broken = AKKA.replace("serviceaccount:shop:", "serviceaccount:default:");
+    for form in ["text", "short", "json", "junit"] {
+        let well = bypassctl(&["check", "files", "-o", form, "-"], AKKA);
+        assert_eq!(well.status.code(), Some(0), "{form}: {}", text(&well));
+        let ill = bypassctl(&["check", "files", "-o", form, "-"], &broken);
+        assert_eq!(ill.status.code(), Some(1), "{form}");
+        assert!(text(&ill).contains("rbac-subject-namespace"), "{form}: {}", text(&ill));
+    }
+}
+
+#[test]
+fn a_warning_fails_unless_errors_alone_are_to() {
+    let warned = AKKA.replace("maxUnavailable: 0", "maxUnavailable: 1");
+    assert_eq!(bypassctl(&["check", "files", "-"], &warned).status.code(), Some(1));
+    assert_eq!(bypassctl(&["check", "files", "--fail-on", "error", "-"], &warned).status.code(), Some(0));
+    let suppressed = bypassctl(&["check", "files", "--suppress", "rollout-unavailable", "-"], &warned);
+    assert_eq!(suppressed.status.code(), Some(0));
+    assert_eq!(bypassctl(&["check", "files", "--suppress", "no-such-check", "-"], &warned).status.code(), Some(2));
+}
+
+#[test]
+fn json_is_what_the_schema_says() {
+    let schema: Value = serde_json::from_slice(&bypassctl(&["schema", "check"], "").stdout).expect("a schema");
+    let output = bypassctl(&["check", "files", "-o", "json", "-"], &BYPASSCTL.replace("NET_ADMIN", "NET_RAW"));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let item = &schema["properties"]["checks"]["items"];
+    let mut known: Vec<&String> = item["properties"].as_object().expect("properties").keys().collect();
+    known.sort();
+    for check in report["checks"].as_array().expect("checks") {
+        let mut keys: Vec<&String> = check.as_object().expect("an object").keys().collect();
+        keys.sort();
+        assert_eq!(keys, known);
+        for (key, rules) in item["properties"].as_object().expect("properties") {
+            let allowed = rules["enum"].as_array().is_none_or(|values| values.contains(&check[key]));
+            assert!(allowed && check[key].is_string(), "{key}: {check}");
+        }
+    }
+    assert!(report["summary"]["fail"].as_u64() == Some(1), "{}", report["summary"]);
+}
+
+#[test]
+fn directories_are_read_with_what_is_below_and_values_are_no_manifests() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::create_dir(dir.path().join(".git")).unwrap();
+    fs::write(dir.path().join("sub/app.yaml"), MINIMAL).unwrap();
+    fs::write(dir.path().join("values.yaml"), "replicas: 3\n").unwrap();
+    fs::write(dir.path().join(".git/broken.yaml"), "[").unwrap();
+    fs::write(dir.path().join("notes.txt"), "[").unwrap();
+    std::os::unix::fs::symlink("..", dir.path().join("sub/up")).unwrap();
+    let output = bypassctl(&["check", "files", "--all", dir.path().to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("1 found: Deployment/default/my-service"), "{}", text(&output));
+}
+
+#[test]
+fn nothing_to_read_is_a_usage_error_and_a_bad_file_is_a_result() {
+    assert_eq!(bypassctl(&["check", "files", "-"], "# nothing\n").status.code(), Some(2));
+    assert_eq!(bypassctl(&["check", "files", "/no/such/file"], "").status.code(), Some(2));
+    assert_eq!(bypassctl(&["check", "files"], "").status.code(), Some(2));
+    let bad = bypassctl(&["check", "files", "-"], "{{ .Values }}\n");
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad).contains("helm template"), "{}", text(&bad));
+}
+
+#[test]
+fn the_namespace_is_that_of_objects_that_name_none() {
+    let text_ = MINIMAL.replace("serviceaccount:default:", "serviceaccount:shop:");
+    assert_eq!(bypassctl(&["check", "files", "-n", "shop", "-"], &text_).status.code(), Some(0));
+    assert_eq!(bypassctl(&["check", "files", "-"], &text_).status.code(), Some(1));
+}
+
+#[test]
+fn other_ports_are_found_when_they_are_named() {
+    let other = MINIMAL.replace("2552", "9001").replace("8558", "9002").replace("name: remoting", "name: cluster");
+    let found = |args: &[&str]| text(&bypassctl(args, &other)).contains("1 found: Deployment");
+    assert!(!found(&["check", "files", "--all", "-"]));
+    assert!(found(&["check", "files", "--all", "--remoting-port", "9001", "--management-port", "9002", "-"]));
+}
+
+#[test]
+fn saved_facts_are_their_owner_s_alone_and_hold_no_secret() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("facts.json");
+    fs::write(&file, "old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let secret = AKKA.replace("valueFrom: {secretKeyRef: {name: db, key: password}}", "value: swordfish");
+    bypassctl(&["check", "files", "--save-facts", file.to_str().unwrap(), "-"], &secret);
+    let saved = fs::read_to_string(&file).unwrap();
+    assert!(saved.contains("my-service") && !saved.contains("swordfish"), "{saved}");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_check_is_explained_without_a_network() {
+    let output = bypassctl(&["check", "explain", "rbac-subject-namespace"], "");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("What to do:"), "{}", text(&output));
+    assert_eq!(bypassctl(&["check", "explain", "nothing"], "").status.code(), Some(2));
+}
+
+#[test]
+fn a_stranger_s_manifest_does_nothing_to_the_terminal() {
+    let evil = AKKA.replace("serviceaccount:shop:", "serviceaccount:\\e[2J\\u202e:").replace(
+        "name: system:serviceaccount:\\e[2J\\u202e:my-service",
+        "name: \"system:serviceaccount:\\e[2J\\u202e:my-service\"",
+    );
+    for form in ["text", "short", "json", "junit"] {
+        let output = text(&bypassctl(&["check", "files", "-o", form, "-"], &evil));
+        assert!(output.contains("rbac-subject-namespace"), "{form}: {output}");
+        assert!(!output.contains(['\u{1b}', '\u{202e}']), "{form}: {output:?}");
+    }
+}

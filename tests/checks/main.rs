@@ -1,0 +1,102 @@
+//! `check files`: healthy manifests raise no alarm, and each way to break them is found under its own code.
+
+mod broken;
+mod command;
+
+use std::collections::BTreeSet;
+
+use bypassctl::core::checks::{self, catalog};
+use bypassctl::core::config::ClusterPorts;
+use bypassctl::core::facts::Facts;
+use bypassctl::core::manifests::{Named, Reader};
+use bypassctl::core::report::{CheckResult, Status};
+use time::macros::datetime;
+
+const AKKA: &str = include_str!("healthy/akka.yaml");
+const MINIMAL: &str = include_str!("healthy/akka-minimal.yaml");
+const ISTIO: &str = include_str!("healthy/istio.yaml");
+const DNS: &str = include_str!("healthy/pekko-dns.yaml");
+const BYPASSCTL: &str = include_str!("healthy/bypassctl.yaml");
+
+const HEALTHY: [(&str, &str); 4] =
+    [("akka", AKKA), ("akka-minimal", MINIMAL), ("istio", ISTIO), ("bypassctl", BYPASSCTL)];
+
+fn facts(text: &str) -> Facts {
+    let mut reader = Reader::new("default");
+    reader.text("manifest.yaml", text, Named::Itself);
+    let ports = ClusterPorts::new(None, &[], &[]).expect("the defaults");
+    reader.facts(datetime!(2026-01-15 12:00 UTC), ports)
+}
+
+fn failures(text: &str) -> Vec<CheckResult> {
+    checks::run(&facts(text)).into_iter().filter(|check| check.status == Status::Fail).collect()
+}
+
+fn codes(failures: &[CheckResult]) -> BTreeSet<&str> {
+    failures.iter().map(|check| check.code).collect()
+}
+
+fn said(failures: &[CheckResult]) -> String {
+    let lines = failures.iter().map(|check| format!("\n  {} {}: {}", check.code, check.object, check.message));
+    lines.collect()
+}
+
+#[test]
+fn healthy_manifests_raise_no_alarm() {
+    for (name, text) in HEALTHY {
+        let failures = failures(text);
+        assert!(failures.is_empty(), "{name}:{}", said(&failures));
+    }
+}
+
+#[test]
+fn healthy_manifests_are_judged_at_all() {
+    for (name, text) in HEALTHY {
+        let passed = checks::run(&facts(text)).iter().filter(|check| check.status == Status::Pass).count();
+        assert!(passed >= 15, "{name}: only {passed} checks passed");
+    }
+}
+
+/// The sample of Akka's documentation about Istio is right but for one thing, which the documentation says itself.
+#[test]
+fn the_documented_exclusion_loses_the_mesh_s_encryption_and_nothing_else() {
+    let text = ISTIO.replace("-Dakka.remote.artery.transport=tls-tcp ", "");
+    assert_eq!(codes(&failures(&text)), BTreeSet::from(["mesh-mtls-lost"]));
+}
+
+#[test]
+fn every_failure_says_why_and_what_next() {
+    for case in broken::CASES {
+        for failure in failures(&case.text()) {
+            let complete = !failure.message.is_empty() && !failure.hint.is_empty() && !failure.next.is_empty();
+            assert!(complete, "{}: {failure:?}", case.what);
+        }
+    }
+}
+
+#[test]
+fn the_page_about_checks_is_the_catalog() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/checks.md")).expect("docs/checks.md");
+    assert!(page == catalog::markdown(), "write it anew: bypassctl check explain --all > docs/checks.md");
+}
+
+#[test]
+fn every_code_is_there_once_and_every_check_of_a_pod_has_the_catalog_s_severity() {
+    let codes: Vec<&str> = catalog::entries().map(|entry| entry.code).collect();
+    assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
+    for code in checks::pod::CODES {
+        assert!(codes.contains(&code), "{code}");
+    }
+}
+
+#[test]
+fn no_manifest_breaks_the_checks() {
+    // Every healthy manifest with one line missing: some are no YAML, some no objects, none may panic.
+    for (_, text) in HEALTHY {
+        let lines: Vec<&str> = text.lines().collect();
+        for gone in 0..lines.len() {
+            let kept = lines.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, line)| *line);
+            let _ = checks::run(&facts(&kept.collect::<Vec<_>>().join("\n")));
+        }
+    }
+}
