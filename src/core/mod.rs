@@ -14,6 +14,7 @@ pub mod facts;
 pub mod faults;
 pub mod identity;
 pub mod istio;
+pub mod membership;
 pub mod outcome;
 pub mod plan;
 pub mod policy;
