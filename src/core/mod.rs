@@ -15,6 +15,7 @@ pub mod faults;
 pub mod identity;
 pub mod istio;
 pub mod manifests;
+pub mod membership;
 pub mod outcome;
 pub mod plan;
 pub mod policy;

@@ -1,0 +1,239 @@
+//! Membership, as each member sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use time::Duration;
+
+use crate::core::checks::Check;
+use crate::core::checks::live::Asked;
+use crate::core::facts::{Answer, Facts};
+use crate::core::membership::{MemberStatus, Node, View};
+use crate::core::report::{CheckResult, Observed, Severity};
+
+/// Forming takes 15 to 40 s with bootstrap's defaults; a pod that is older and in no cluster waits for something.
+const PATIENCE: Duration = Duration::minutes(2);
+
+pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
+    let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
+    let logs = format!("kubectl logs -n {} {}", asked.namespace(), asked.name());
+    let view = match &asked.view {
+        Ok(view) => view,
+        Err(reason) => {
+            return vec![check("management-answers", Severity::Error).fail(
+                format!("management does not tell of the cluster: {reason}"),
+                "bootstrap's contact points ask the same port; management is not started, listens elsewhere, or its \
+                 cluster routes are missing from the classpath",
+                &logs,
+            )];
+        }
+    };
+    let mut results = vec![check("management-answers", Severity::Error).pass(format!("{} answers", view.self_node))];
+    results.push(joined(check("member-joined", Severity::Error), facts, asked, view, &logs));
+    results.extend(app_ready(check("app-ready", Severity::Warning), &asked.live.ready, &logs));
+    results
+}
+
+fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &str) -> CheckResult {
+    let me = view.members.iter().find(|member| member.node == view.self_node);
+    if let (Some(me), Some(_)) = (me, &view.leader) {
+        return check.pass(format!("it is {} in a cluster of {}", me.status, view.members.len()));
+    }
+    let started = asked.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    let age = started.map(|started| facts.taken.unix_timestamp() - started.0.as_second());
+    let seeds = match &asked.live.seed_nodes {
+        Observed::Seen(answer) => answer["seedNodes"].as_array().map_or(0, Vec::len),
+        Observed::Unavailable(_) => 0,
+    };
+    match age {
+        Some(age) if age < PATIENCE.whole_seconds() => {
+            check.skip(format!("it has not joined yet, {age} s after its start"), "forming takes up to two minutes; ask again")
+        }
+        _ => check.fail(
+            format!("it has joined no cluster, and knows {seeds} seed nodes"),
+            "it looks for contact points and finds too few, cannot reach their management, or remoting to the seed nodes \
+             is refused; the checks on discovery, rights and the sidecar say which",
+            logs,
+        ),
+    }
+}
+
+fn app_ready(check: Check, ready: &Observed<Answer>, logs: &str) -> Option<CheckResult> {
+    let Observed::Seen(answer) = ready else { return None };
+    Some(match answer.status {
+        200..300 => check.pass("/ready says OK"),
+        404 => return None,
+        status => check.fail(
+            format!("/ready says {status}: {}", answer.body.trim()),
+            "Kubernetes sends it no traffic; a cluster member is ready once it is Up",
+            logs,
+        ),
+    })
+}
+
+pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> {
+    let views: Vec<(&Asked<'_>, &View)> = pods
+        .iter()
+        .filter_map(|pod| Some((*pod, pod.view.as_ref().ok()?)))
+        .filter(|(_, view)| view.leader.is_some())
+        .collect();
+    if views.is_empty() {
+        return Vec::new();
+    }
+    let check = |code, severity| Check { code, severity, object: object.to_owned().into() };
+    vec![
+        one_cluster(check("one-cluster", Severity::Error), &views),
+        reachable(check("members-reachable", Severity::Error), &views),
+        up(check("members-up", Severity::Warning), &views),
+        agreed(check("leader-agreed", Severity::Warning), &views),
+        pods_behind(check("members-are-pods", Severity::Warning), pods, &views),
+        members_behind(check("pods-are-members", Severity::Error), pods, &views),
+    ]
+}
+
+/// The members that views share with each other, directly or by others; more than one group is a split.
+fn groups(views: &[(&Asked<'_>, &View)]) -> Vec<BTreeSet<Node>> {
+    let mut groups: Vec<BTreeSet<Node>> = Vec::new();
+    for (_, view) in views {
+        let mut group: BTreeSet<Node> = view.members.iter().map(|member| member.node.clone()).collect();
+        group.insert(view.self_node.clone());
+        let (joined, apart): (Vec<_>, Vec<_>) = groups.into_iter().partition(|other| !other.is_disjoint(&group));
+        group.extend(joined.into_iter().flatten());
+        groups = apart;
+        groups.push(group);
+    }
+    groups
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    let shown = all.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+    if all.len() > 8 { format!("{shown} and {} more", all.len() - 8) } else { shown }
+}
+
+fn one_cluster(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let groups = groups(views);
+    if let [only] = &groups[..] {
+        return check.pass(format!("one cluster of {} members", only.len()));
+    }
+    let shown: Vec<String> = groups.iter().map(|group| format!("[{}]", list(group))).collect();
+    check.fail(
+        format!("{} clusters have formed: {}", groups.len(), shown.join(" and ")),
+        "each has its own singletons and shards, and they never merge; keep the larger one, restart the pods of the others \
+         once they reach it, and ask for as many contact points as there are replicas \
+         (required-contact-point-nr)",
+        "kubectl delete pod",
+    )
+}
+
+fn reachable(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let mut seen: BTreeMap<&Node, BTreeSet<&Node>> = BTreeMap::new();
+    for unreachable in views.iter().flat_map(|(_, view)| &view.unreachable) {
+        seen.entry(&unreachable.node).or_default().extend(&unreachable.observed_by);
+    }
+    if seen.is_empty() {
+        return check.pass("every member is reachable");
+    }
+    let shown = seen.iter().map(|(node, by)| format!("{node} (by {})", list(by)));
+    check.fail(
+        format!("unreachable: {}", list(shown)),
+        "nobody joins or leaves until they are reachable again or downed; their pod is gone, or remoting between the two is \
+         not let through in one direction",
+        "bypassctl status",
+    )
+}
+
+fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let mut other: BTreeMap<&Node, MemberStatus> = BTreeMap::new();
+    for member in views.iter().flat_map(|(_, view)| &view.members) {
+        if member.status != MemberStatus::Up {
+            other.insert(&member.node, member.status.clone());
+        }
+    }
+    if other.is_empty() {
+        return check.pass("every member is Up");
+    }
+    check.fail(
+        format!("not Up: {}", list(other.iter().map(|(node, status)| format!("{node} is {status}")))),
+        "a member that stays Joining or WeaklyUp waits for one that is unreachable; Leaving and Exiting take seconds",
+        "bypassctl check cluster --wait",
+    )
+}
+
+fn agreed(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    // Of two clusters each has its leader; that is another check's matter.
+    for group in groups(views) {
+        let leaders: BTreeSet<&Node> = views
+            .iter()
+            .filter(|(_, view)| group.contains(&view.self_node))
+            .filter_map(|(_, view)| view.leader.as_ref())
+            .collect();
+        if leaders.len() > 1 {
+            return check.fail(
+                format!("members see different leaders: {}", list(leaders)),
+                "gossip has not converged: some see members that others do not, or see them as unreachable",
+                "bypassctl status",
+            );
+        }
+    }
+    check.pass("all see the same leader")
+}
+
+/// Pods that still run or start, and are of this cluster.
+fn addresses<'a>(pods: &'a [&Asked<'_>]) -> BTreeSet<&'a str> {
+    pods.iter()
+        .filter_map(|pod| pod.pod.status.as_ref())
+        .flat_map(|status| {
+            let more = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+            status.pod_ip.as_deref().into_iter().chain(more)
+        })
+        .collect()
+}
+
+fn pods_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let addresses = addresses(pods);
+    let own: BTreeSet<&Node> = views.iter().map(|(_, view)| &view.self_node).collect();
+    let strangers: BTreeSet<&Node> = views
+        .iter()
+        .flat_map(|(_, view)| view.members.iter().map(|member| &member.node))
+        .filter(|node| {
+            !own.contains(node)
+                && node.host.parse::<std::net::IpAddr>().is_ok()
+                && !addresses.contains(node.host.as_str())
+        })
+        .collect();
+    if strangers.is_empty() {
+        return check.pass("every member is one of the pods");
+    }
+    check.fail(
+        format!("members that are none of the pods: {}", list(strangers)),
+        "their pods are gone without leaving, or have other labels, or run elsewhere; those that are gone block the others \
+         until they are downed",
+        "kubectl get pods -A -o wide",
+    )
+}
+
+fn members_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let members: BTreeSet<&str> =
+        views.iter().flat_map(|(_, view)| view.members.iter().map(|member| member.node.host.as_str())).collect();
+    let left_out: Vec<&str> = pods
+        .iter()
+        .filter(|pod| !views.iter().any(|(member, _)| member.name() == pod.name()))
+        .filter(|pod| {
+            let status = pod.pod.status.as_ref();
+            let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+            let address = status.and_then(|status| status.pod_ip.as_deref());
+            running
+                && pod.pod.metadata.deletion_timestamp.is_none()
+                && !address.is_some_and(|address| members.contains(address))
+        })
+        .map(|pod| pod.name())
+        .collect();
+    if left_out.is_empty() {
+        return check.pass("every running pod is a member");
+    }
+    check.fail(
+        format!("running pods that are in no view of the cluster: {}", list(left_out)),
+        "they never joined, or were downed and did not exit (coordinated-shutdown.exit-jvm = on restarts them)",
+        "bypassctl status",
+    )
+}
