@@ -264,6 +264,63 @@ pub struct CheckArgs {
 pub enum CheckCommand {
     /// This pod: rules, listeners, certificates, the sidecar
     Pod(CheckPodArgs),
+    /// A namespace of a cluster, from wherever there is a kubeconfig: its objects, and what the pods say of themselves
+    Cluster(CheckClusterArgs),
+}
+
+/// Which part of which cluster.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// Kubeconfig [default: what KUBECONFIG names, then ~/.kube/config, then the pod's own service account]
+    #[arg(long, env = "BYPASSCTL_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, env = "BYPASSCTL_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace [default: the context's]
+    #[arg(long, short, env = "BYPASSCTL_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// Which pods of a namespace.
+#[derive(Debug, Args)]
+pub struct SelectionArgs {
+    /// One workload and its pods, as in deployment/shop [default: everything in the namespace]
+    #[arg(value_name = "KIND/NAME", env = "BYPASSCTL_WORKLOAD_NAME")]
+    pub workload_name: Option<String>,
+    /// Workloads and pods with these labels, as in app=shop
+    #[arg(long, short = 'l', env = "BYPASSCTL_SELECTOR", value_name = "LABELS", conflicts_with = "workload_name")]
+    pub selector: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckClusterArgs {
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub cluster: ClusterPortArgs,
+    /// Look again until nothing fails, at most for this long [default with no value: 300]
+    #[arg(long, env = "BYPASSCTL_WAIT", value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+        default_missing_value = "300")]
+    pub wait: Option<u64>,
+    #[command(flatten)]
+    pub result: ResultArgs,
+}
+
+/// What is told of a check's results, and how.
+#[derive(Debug, Args)]
+pub struct ResultArgs {
+    /// Form of the result
+    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
+    pub output: CheckOutput,
+    /// Codes of checks to leave out
+    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE")]
+    pub suppress: Vec<String>,
+    /// Lowest severity whose failure makes the exit code 1
+    #[arg(long, env = "BYPASSCTL_FAIL_ON", default_value = "warning")]
+    pub fail_on: FailOn,
 }
 
 #[derive(Debug, Args)]
@@ -274,15 +331,8 @@ pub struct CheckPodArgs {
     pub agent: AgentPortArgs,
     #[command(flatten)]
     pub tls: TlsArgs,
-    /// Form of the result
-    #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
-    pub output: CheckOutput,
-    /// Codes of checks to leave out
-    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE")]
-    pub suppress: Vec<String>,
-    /// Lowest severity whose failure makes the exit code 1
-    #[arg(long, env = "BYPASSCTL_FAIL_ON", default_value = "warning")]
-    pub fail_on: FailOn,
+    #[command(flatten)]
+    pub result: ResultArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

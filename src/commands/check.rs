@@ -6,15 +6,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, TlsArgs};
-use crate::commands::{Failure, Outcome, print};
+use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, ResultArgs, TlsArgs};
+use crate::commands::{Failure, Outcome, cluster, print};
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
 use crate::core::render::report;
-use crate::core::report::{Observed, Report, Severity};
+use crate::core::report::{CheckResult, Observed, Report, Severity};
 use crate::core::ruleset::TableFamily;
 use crate::core::sidecar::TlsFiles;
+use crate::http::HttpError;
 use crate::netfilter;
 use crate::pod::{admin, listeners};
 use crate::tls::Credentials;
@@ -22,32 +23,45 @@ use crate::tls::Credentials;
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     match &args.what {
         CheckCommand::Pod(args) => check_pod(args),
+        CheckCommand::Cluster(args) => cluster::check(args),
     }
 }
 
 fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
-    if let Some(unknown) = args.suppress.iter().find(|code| !pod::CODES.contains(&code.as_str())) {
+    if let Some(unknown) = args.result.suppress.iter().find(|code| !pod::CODES.contains(&code.as_str())) {
         let known = pod::CODES.join(", ");
         return Err(Failure::usage(anyhow::anyhow!(
             "--suppress {unknown:?}: there is no such check; there are {known}"
         )));
     }
     let facts = gather(args)?;
-    let mut results = pod::run(&facts);
+    tell(&judged(pod::run(&facts), &args.result), &args.result)
+}
+
+/// The report, without what is suppressed.
+pub(super) fn judged(mut results: Vec<CheckResult>, args: &ResultArgs) -> Report {
     results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
-    let result = Report::new(results);
+    Report::new(results)
+}
+
+/// Whether something failed that counts.
+pub(super) fn failed(report: &Report, args: &ResultArgs) -> bool {
+    report.failed(match args.fail_on {
+        FailOn::Warning => Severity::Warning,
+        FailOn::Error => Severity::Error,
+    })
+}
+
+/// Prints the report.
+pub(super) fn tell(report: &Report, args: &ResultArgs) -> Result<Outcome, Failure> {
     print(&match args.output {
         CheckOutput::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            report::text(&result, colour)
+            report::text(report, colour)
         }
-        CheckOutput::Json => serde_json::to_string(&result)? + "\n",
+        CheckOutput::Json => serde_json::to_string(report)? + "\n",
     })?;
-    let threshold = match args.fail_on {
-        FailOn::Warning => Severity::Warning,
-        FailOn::Error => Severity::Error,
-    };
-    Ok(if result.failed(threshold) { Outcome::NotWell } else { Outcome::Done })
+    Ok(if failed(report, args) { Outcome::NotWell } else { Outcome::Done })
 }
 
 fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
@@ -90,7 +104,7 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
     let answers = async {
         let (code, reasons) = admin::get(address, "/ready").await?;
         let (_, status) = admin::get(address, "/status").await?;
-        Ok::<_, admin::AdminError>((code.is_success(), reasons, status))
+        Ok::<_, HttpError>((code.is_success(), reasons, status))
     };
     match answers.await {
         Ok((ready, reasons, status)) => {

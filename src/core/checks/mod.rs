@@ -2,10 +2,20 @@
 
 use std::borrow::Cow;
 
+use crate::core::facts::Facts;
 use crate::core::report::{CheckResult, Severity, Status};
 
 pub mod live;
 pub mod pod;
+pub mod readable;
+
+/// Runs every check of a cluster's facts, in an order that leads from cause to effect.
+#[must_use]
+pub fn run_all(facts: &Facts) -> Vec<CheckResult> {
+    let mut results = readable::run(facts);
+    results.extend(live::run(facts));
+    results
+}
 
 /// A check's fixed part, about one object.
 struct Check {
