@@ -18,7 +18,7 @@ use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
 use crate::cluster::workloads::{bare, workloads};
 use crate::core::config::ClusterPorts;
-use crate::core::facts::{FORMAT, Facts, Objects, Source, Workload};
+use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload};
 use crate::core::report::Observed;
 
 /// Objects that are asked for one by one, at a time.
@@ -83,10 +83,47 @@ pub async fn gather(cluster: &Cluster, selection: &Selection, ports: &ClusterPor
     );
     objects.nodes = observed(nodes);
     objects.cluster_roles = observed(cluster_roles);
-    Ok(Facts {
+    Ok(Facts { access, ..facts(cluster, ports, now, objects, live) })
+}
+
+/// Gathers what a state of the cluster needs and no more: pods, and what they say.
+///
+/// # Errors
+/// See [`GatherError`].
+pub async fn gather_live(cluster: &Cluster, selection: &Selection, ports: &ClusterPorts) -> Result<Facts, GatherError> {
+    let now = OffsetDateTime::now_utc();
+    let pods = cluster.api::<Pod>();
+    let by_workload = matches!(selection, Selection::Workload { .. });
+    let (pods, workloads) = tokio::join!(list(&pods, None), async {
+        // Without them, a pod belongs to whom it names as its owner.
+        if by_workload { workloads(cluster).await.unwrap_or_default() } else { Vec::new() }
+    });
+    let meant: Vec<Workload> = workloads.into_iter().filter(|one| selection.takes_workload(one)).collect();
+    let pods = pods.map(|pods| pods.into_iter().filter(|pod| selection.takes_pod(pod, &meant)).collect::<Vec<_>>());
+    if pods.as_ref().is_ok_and(Vec::is_empty) {
+        let what = match selection {
+            Selection::All => "pod".to_owned(),
+            Selection::Labels(_) => "pod with these labels".to_owned(),
+            Selection::Workload { kind, name } => format!("pod of {kind} {name}"),
+        };
+        let (context, namespace) = (cluster.context.clone(), cluster.namespace.clone());
+        return Err(GatherError::Nothing { what, namespace, context });
+    }
+    let live = ask(cluster, pods.as_deref().unwrap_or_default(), selection, ports).await;
+    Ok(facts(cluster, ports, now, Objects { pods: observed(pods), ..not_asked() }, live))
+}
+
+fn facts(
+    cluster: &Cluster,
+    ports: &ClusterPorts,
+    taken: OffsetDateTime,
+    objects: Objects,
+    live: BTreeMap<String, Live>,
+) -> Facts {
+    Facts {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        taken: now,
+        taken,
         source: Source::Cluster {
             context: cluster.context.clone(),
             server_version: cluster.server_version.clone(),
@@ -95,8 +132,32 @@ pub async fn gather(cluster: &Cluster, selection: &Selection, ports: &ClusterPor
         ports: ports.clone(),
         objects,
         live,
-        access,
-    })
+        access: BTreeMap::new(),
+    }
+}
+
+fn not_asked() -> Objects {
+    fn none<T>() -> Observed<T> {
+        Observed::Unavailable("nobody asked".to_owned())
+    }
+    Objects {
+        workloads: none(),
+        pods: none(),
+        services: none(),
+        service_accounts: none(),
+        roles: none(),
+        role_bindings: none(),
+        cluster_roles: none(),
+        cluster_role_bindings: none(),
+        network_policies: none(),
+        disruption_budgets: none(),
+        namespaces: none(),
+        nodes: none(),
+        events: none(),
+        config_maps: none(),
+        others: Vec::new(),
+        unreadable: Vec::new(),
+    }
 }
 
 fn seen<T>(fact: &Observed<T>) -> Option<&T> {

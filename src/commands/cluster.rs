@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{CheckClusterArgs, ClusterPortArgs, SelectionArgs, TargetArgs};
 use crate::cluster::client::{self, ClientError, Target};
-use crate::cluster::gather::gather;
+use crate::cluster::gather::{gather, gather_live};
 use crate::cluster::selection::Selection;
 use crate::commands::check::{failed, judged, tell};
 use crate::commands::{Failure, Outcome, chain};
@@ -40,6 +40,12 @@ impl Question {
             ports: ClusterPorts::new(ports.preset, &ports.remoting_port, &ports.management_port)
                 .map_err(Failure::usage)?,
         })
+    }
+
+    /// The facts as they are now, as far as the state of a cluster needs them.
+    pub(super) async fn ask_live(&self) -> Result<Facts, Failure> {
+        let cluster = client::connect(&self.target).await.map_err(unreachable)?;
+        gather_live(&cluster, &self.selection, &self.ports).await.map_err(Failure::usage)
     }
 
     /// The facts as they are now.
@@ -82,10 +88,7 @@ async fn wait(question: &Question, args: &CheckClusterArgs, limit: Duration) -> 
         let wrong = match &looked {
             Ok(report) if !failed(report, &args.result) => return looked,
             Ok(report) => failing(report),
-            // A cluster that is being made may not be there yet, but a context that is not there will not come.
-            Err(failure) if failure.error.downcast_ref::<ClientError>().is_some_and(ClientError::is_usage) => {
-                return looked;
-            }
+            Err(failure) if is_final(failure) => return looked,
             Err(failure) => chain(&failure.error),
         };
         if over {
@@ -98,6 +101,11 @@ async fn wait(question: &Question, args: &CheckClusterArgs, limit: Duration) -> 
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// A cluster that is being made may not be there yet, but a context that is not there will not come.
+pub(super) fn is_final(failure: &Failure) -> bool {
+    failure.error.downcast_ref::<ClientError>().is_some_and(ClientError::is_usage)
 }
 
 fn failing(report: &Report) -> String {

@@ -10,9 +10,11 @@ mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod init;
+mod overview;
 mod parse;
 mod proxy;
 mod status;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod istio;
 pub mod membership;
 pub mod outcome;
+pub mod overview;
 pub mod plan;
 pub mod policy;
 pub mod ports;
