@@ -3,11 +3,12 @@
 //! A port-forward ends on the pod's loopback, and Akka's management listens on the pod's address alone by default; the API
 //! server dials that address, but cannot reach it in every network.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use serde_json::Value;
@@ -39,7 +40,8 @@ enum Way {
 struct Forward {
     forwarder: kube::api::Portforwarder,
     connection: Connection,
-    failed: Pin<Box<dyn Future<Output = Option<String>> + Send>>,
+    /// Why it broke; asked more than once.
+    failed: Shared<BoxFuture<'static, Option<String>>>,
 }
 
 impl Drop for Forward {
@@ -81,7 +83,7 @@ impl<'a> Route<'a> {
         };
         let answer = tokio::select! {
             answer = forward.connection.get(path) => answer.map_err(|error| error.to_string()),
-            Some(reason) = &mut forward.failed => Err(self.said(&reason)),
+            Some(reason) = forward.failed.clone() => Err(self.said(&reason)),
         };
         match answer {
             Ok(answer) => {
@@ -89,7 +91,7 @@ impl<'a> Route<'a> {
                 Ok(answer)
             }
             // The connection that breaks and the reason for it come over one wire, in either order.
-            Err(error) => match tokio::time::timeout(REASON, &mut forward.failed).await {
+            Err(error) => match tokio::time::timeout(REASON, forward.failed.clone()).await {
                 Ok(Some(reason)) => Err(self.said(&reason)),
                 _ => Err(error),
             },
@@ -106,14 +108,14 @@ impl<'a> Route<'a> {
         })?;
         let stream: DuplexStream = forwarder.take_stream(self.port).ok_or("no stream for the port")?;
         let failed = forwarder.take_error(self.port);
-        let failed = Box::pin(async move {
+        let failed = async move {
             match failed {
                 Some(failed) => failed.await,
                 None => None,
             }
-        });
+        };
         let connection = Connection::over(stream, "localhost").await.map_err(|error| error.to_string())?;
-        Ok(Forward { forwarder, connection, failed })
+        Ok(Forward { forwarder, connection, failed: failed.boxed().shared() })
     }
 
     /// The kubelet's words, shortened where they are known.
