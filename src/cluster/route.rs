@@ -101,8 +101,10 @@ impl<'a> Route<'a> {
     async fn open(&self) -> Result<Forward, String> {
         let pods: Api<Pod> = self.cluster.api();
         let mut forwarder = pods.portforward(self.pod, &[self.port]).await.map_err(|error| match &error {
+            // Over a websocket it is a GET, and since 1.35 the API server asks for create too.
+            kube::Error::Api(status) if status.code == 403 => "forbidden (get and create pods/portforward)".to_owned(),
             kube::Error::UpgradeConnection(upgrade) if upgrade.to_string().contains("403") => {
-                "forbidden (create pods/portforward)".to_owned()
+                "forbidden (get and create pods/portforward)".to_owned()
             }
             _ => causes(&error),
         })?;

@@ -78,12 +78,18 @@ async fn look_until_nobody_draws(question: &Question, every: Duration, sender: &
 fn draw_until_told(terminal: &mut ratatui::DefaultTerminal, news: &Receiver<News>) -> Result<Outcome, Failure> {
     let mut screen = Screen::default();
     let mut last = Outcome::NotWell;
+    let mut changed = true;
     loop {
-        terminal.draw(|frame| screen.draw(frame))?;
-        if event::poll(TICK)? && screen.take(&event::read()?) {
+        if changed {
+            terminal.draw(|frame| screen.draw(frame))?;
+        }
+        // A key, or another size of the terminal.
+        changed = event::poll(TICK)?;
+        if changed && screen.take(&event::read()?) {
             return Ok(last);
         }
         for told in news.try_iter() {
+            changed = true;
             match told {
                 News::Seen(overview) => {
                     last = outcome(&overview);
