@@ -267,6 +267,19 @@ pub enum CheckCommand {
     Pod(CheckPodArgs),
     /// A namespace of a cluster, from wherever there is a kubeconfig: its objects, and what the pods say of themselves
     Cluster(CheckClusterArgs),
+    /// Before anything is installed: whether this node, or the namespace that is named, lets bypassctl run
+    Pre(CheckPreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckPreArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// This node and the context's namespace; where a namespace, context or kubeconfig is named, it is the namespace alone
+    #[arg(long, env = "BYPASSCTL_WITH_NAMESPACE")]
+    pub with_namespace: bool,
+    #[command(flatten)]
+    pub result: ResultArgs,
 }
 
 /// Which part of which cluster.

@@ -113,6 +113,14 @@ pub async fn gather_live(cluster: &Cluster, selection: &Selection, ports: &Clust
     Ok(facts(cluster, ports, now, Objects { pods: observed(pods), ..not_asked() }, live))
 }
 
+/// The namespace that is looked at; `None` if there is none of that name.
+///
+/// # Errors
+/// Why it could not be read, for people.
+pub async fn namespace(cluster: &Cluster) -> Result<Option<Namespace>, String> {
+    get(&Api::all(cluster.client.clone()), &cluster.namespace).await
+}
+
 fn facts(
     cluster: &Cluster,
     ports: &ClusterPorts,

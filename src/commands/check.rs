@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckOutput, CheckPodArgs, FailOn, ResultArgs, TlsArgs};
-use crate::commands::{Failure, Outcome, cluster, print};
+use crate::commands::{Failure, Outcome, cluster, pre, print};
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
@@ -24,6 +24,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     match &args.what {
         CheckCommand::Pod(args) => check_pod(args),
         CheckCommand::Cluster(args) => cluster::check(args),
+        CheckCommand::Pre(args) => pre::check(args),
     }
 }
 

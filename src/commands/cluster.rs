@@ -55,7 +55,7 @@ impl Question {
     }
 }
 
-fn unreachable(error: ClientError) -> Failure {
+pub(super) fn unreachable(error: ClientError) -> Failure {
     if error.is_usage() { Failure::usage(error) } else { error.into() }
 }
 

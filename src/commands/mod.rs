@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod init;
 mod overview;
 mod parse;
+mod pre;
 mod proxy;
 mod status;
 mod watch;

@@ -7,6 +7,7 @@ use crate::core::report::{CheckResult, Severity, Status};
 
 pub mod live;
 pub mod pod;
+pub mod pre;
 pub mod readable;
 
 /// Runs every check of a cluster's facts, in an order that leads from cause to effect.
