@@ -19,8 +19,8 @@ use crate::core::route::TlsMode;
 use crate::core::sidecar::TlsVersion;
 
 pub use check::{
-    CheckArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs,
-    SchemaArgs, SchemaOf,
+    CheckArgs, CheckClusterArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, CheckPreArgs, FailOn,
+    ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
 
 mod check;
@@ -68,8 +68,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Print the JSON Schema of what other programs read
     Schema(SchemaArgs),
-    /// What the sidecar of this pod does and with whom: readiness, rules, certificate, connections, refusals
-    Status(StatusArgs),
+    /// The state of a cluster: members, leader, who is unreachable, who talks to whom with which identity; with --local,
+    /// what the sidecar of this pod does
+    Status(Box<StatusArgs>),
     /// Say where a packet goes in this network namespace, rule by rule, through everybody's tables
     Explain(ExplainArgs),
     /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
@@ -274,17 +275,27 @@ pub enum CheckOutput {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Ask the sidecar in this pod's network namespace, over loopback; there is no other way to ask yet
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub cluster: ClusterPortArgs,
+    /// Show it again and again, every so many seconds [default with no value: 2]; q or Ctrl-C ends it
+    #[arg(long, short, env = "BYPASSCTL_WATCH", value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+        default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+    /// Not a cluster, but the sidecar in this pod's network namespace, over loopback
     #[arg(long, env = "BYPASSCTL_LOCAL")]
     pub local: bool,
-    /// For exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
+    /// With --local, for exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
     #[arg(long, env = "BYPASSCTL_READY")]
     pub ready: bool,
-    /// The sidecar's admin port
+    /// With --local: the sidecar's admin port
     #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_ADMIN_PORT, value_name = "PORT",
         value_parser = clap::value_parser!(u16).range(1..))]
     pub admin_port: u16,
-    /// Form of the answer: json is /status as it is
+    /// Form of the answer; with --local, json is /status as it is
     #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
     pub output: CheckOutput,
 }

@@ -5,16 +5,18 @@
 //! ```text
 //! raw config, pod facts → Config → RedirectPlan → Ruleset │ apply → read back → proof
 //! accept → OriginalDst → route() → TLS → authorize() │ pump → Outcome
-//! namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
+//! kube, namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`demo`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod core;
 pub mod demo;
+pub mod http;
 pub mod netfilter;
 pub mod pod;
 pub mod proxy;

@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// What a part of the crate may name of the crate. A part is a file or folder directly in `src`.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("main", &["commands"]),
-    ("lib", &["cli", "commands", "core", "demo", "netfilter", "pod", "proxy", "sandbox", "tls"]),
+    ("lib", &["cli", "cluster", "commands", "core", "demo", "http", "netfilter", "pod", "proxy", "sandbox", "tls"]),
     ("cli", &["core"]),
-    ("commands", &["cli", "core", "demo", "netfilter", "pod", "proxy", "sandbox", "tls"]),
+    ("commands", &["cli", "cluster", "core", "demo", "http", "netfilter", "pod", "proxy", "sandbox", "tls"]),
     ("demo", &["core", "netfilter", "sandbox", "tls"]),
     ("netfilter", &["core"]),
-    ("pod", &["core", "netfilter"]),
+    ("cluster", &["core", "http"]),
+    ("http", &[]),
+    ("pod", &["core", "http", "netfilter"]),
     ("proxy", &["core", "pod", "tls"]),
     ("tls", &["core"]),
     ("sandbox", &["core"]),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
-use crate::commands::{Failure, Outcome, print};
+use crate::commands::{Failure, Outcome, cluster, pre, print};
 use crate::core::checks::catalog;
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::config::{AgentPorts, ClusterPorts};
@@ -16,18 +16,21 @@ use crate::core::render::report::{self, Style};
 use crate::core::report::{CheckResult, Observed, Report, Severity};
 use crate::core::ruleset::TableFamily;
 use crate::core::sidecar::TlsFiles;
+use crate::http::HttpError;
 use crate::netfilter;
 use crate::pod::{admin, listeners};
 use crate::tls::Credentials;
 
 mod files;
-mod saved;
+pub(super) mod saved;
 
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     match &args.what {
         CheckCommand::Pod(args) => check_pod(args),
         CheckCommand::Files(args) => files::run(args),
         CheckCommand::Explain(args) => explain(args),
+        CheckCommand::Cluster(args) => cluster::check(args),
+        CheckCommand::Pre(args) => pre::check(args),
     }
 }
 
@@ -135,7 +138,7 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
     let answers = async {
         let (code, reasons) = admin::get(address, "/ready").await?;
         let (_, status) = admin::get(address, "/status").await?;
-        Ok::<_, admin::AdminError>((code.is_success(), reasons, status))
+        Ok::<_, HttpError>((code.is_success(), reasons, status))
     };
     match answers.await {
         Ok((ready, reasons, status)) => {

@@ -3,21 +3,26 @@
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
 mod check;
+mod cluster;
 mod demo;
 mod explain;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod init;
+mod overview;
 mod parse;
+mod pre;
 mod proxy;
 mod schema;
 mod status;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -146,11 +151,19 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// What the API server refuses is told in the results; the client's own words of it are for whoever asks for them.
+fn without_kube(filter: EnvFilter, text: &str) -> EnvFilter {
+    if text.contains("kube") || text.contains("debug") || text.contains("trace") {
+        return filter;
+    }
+    filter.add_directive("kube_client=off".parse().expect("a directive"))
+}
+
 fn start_logging(global: &Global) -> Result<LogFilter, Failure> {
     let filter = parse_filter(&global.log_level).map_err(|error| {
         Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
     })?;
-    let (filter, handle) = reload::Layer::new(filter);
+    let (filter, handle) = reload::Layer::new(without_kube(filter, &global.log_level));
     let registry = tracing_subscriber::registry().with(filter);
     // A line that cannot be written, on a full disk for instance, would be complained about on the same standard error by
     // a macro that panics if that fails too.

@@ -1,4 +1,4 @@
-//! `bypassctl status`: what the sidecar of this pod says of itself.
+//! `bypassctl status`: the state of a cluster, or with `--local` what the sidecar of this pod says of itself.
 
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,16 +6,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::anyhow;
 
 use crate::cli::{CheckOutput, StatusArgs};
-use crate::commands::{Failure, Outcome, print};
+use crate::commands::{Failure, Outcome, overview, print};
 use crate::core::render::status;
 use crate::core::status::{Readiness, Status};
 use crate::pod::admin;
 
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     if !args.local {
-        return Err(Failure::usage(anyhow!(
-            "give --local, for the sidecar in this pod's network namespace; the status of a whole cluster is not there yet"
-        )));
+        if args.ready {
+            return Err(Failure::usage(anyhow!("--ready is about the sidecar of this pod: give --local too")));
+        }
+        return overview::run(args);
+    }
+    if args.watch.is_some() {
+        return Err(Failure::usage(anyhow!("--watch is about a cluster, and --local about this pod")));
     }
     let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.admin_port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

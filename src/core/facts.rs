@@ -142,7 +142,8 @@ pub struct Live {
     pub agent: Observed<Value>,
     /// `/config` of the sidecar, which has no secrets.
     pub agent_config: Observed<Value>,
-    /// What the sidecar's clock said less ours, in milliseconds; half the round trip is taken off.
+    /// What the sidecar's clock (or else management's) said less ours, in milliseconds; half the round trip is taken off,
+    /// and the clock is told to the second.
     pub clock_skew_ms: Observed<i64>,
 }
 

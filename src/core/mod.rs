@@ -17,6 +17,7 @@ pub mod istio;
 pub mod manifests;
 pub mod membership;
 pub mod outcome;
+pub mod overview;
 pub mod plan;
 pub mod policy;
 pub mod ports;

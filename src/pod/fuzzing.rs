@@ -48,7 +48,8 @@ impl AsyncWrite for Parrot {
 /// What the admin client makes of this answer.
 #[must_use]
 pub fn http_answer(bytes: &[u8]) -> Option<(StatusCode, String)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime without sockets");
     let parrot = Parrot { answer: Cursor::new(bytes.to_vec()), asked: false, listener: None };
     runtime.block_on(admin::ask(parrot, "127.0.0.1:15551", "/status")).ok()
 }

@@ -12,7 +12,7 @@ use crate::core::facts::Facts;
 use crate::core::saved;
 
 /// Writes facts without secrets, for their owner's eyes alone; a file that is there is replaced.
-pub(super) fn save(facts: &Facts, path: &Path) -> Result<(), Failure> {
+pub(in crate::commands) fn save(facts: &Facts, path: &Path) -> Result<(), Failure> {
     let text = saved::to_text(facts)?;
     let write = || {
         // A file of old facts, or somebody's link, would keep its own mode.
@@ -26,8 +26,7 @@ pub(super) fn save(facts: &Facts, path: &Path) -> Result<(), Failure> {
 }
 
 /// Reads facts that [`save`] wrote.
-#[expect(dead_code, reason = "`check cluster --facts` is its caller, and is not there yet")]
-pub(super) fn load(path: &Path) -> Result<Facts, Failure> {
+pub(in crate::commands) fn load(path: &Path) -> Result<Facts, Failure> {
     let name = path.display();
     let mut text = String::new();
     let file = File::open(path).map_err(|error| Failure::usage(anyhow::anyhow!("{name} cannot be opened: {error}")))?;

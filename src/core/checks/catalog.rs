@@ -27,7 +27,7 @@ pub struct Entry {
 }
 
 /// Checks by category, in the order in which they run.
-pub const CATEGORIES: [(&str, &[Entry]); 11] = [
+pub const CATEGORIES: [(&str, &[Entry]); 12] = [
     ("What was read", surroundings::READING),
     ("Ports", pods::PORTS),
     ("Probes", pods::PROBES),
@@ -39,6 +39,7 @@ pub const CATEGORIES: [(&str, &[Entry]); 11] = [
     ("Rollout", surroundings::ROLLOUT),
     ("The running cluster", live::LIVE),
     ("check pod", pods::CHECK_POD),
+    ("check pre", live::PRE),
 ];
 
 /// All checks.

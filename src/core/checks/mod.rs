@@ -17,8 +17,10 @@ mod mesh;
 mod network;
 pub mod pod;
 mod ports;
+pub mod pre;
 mod probes;
 mod rbac;
+pub mod readable;
 mod rollout;
 mod subject;
 
@@ -46,7 +48,8 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
     }
     agent::versions(&subjects, &mut findings);
     discovery::services(facts, &subjects, &mut findings);
-    let mut results = findings.0;
+    let mut results = readable::run(facts);
+    results.append(&mut findings.0);
     results.extend(live::run(facts));
     results
 }

@@ -3,5 +3,6 @@
 pub mod explain;
 pub mod iptables;
 pub mod nft;
+pub mod overview;
 pub mod report;
 pub mod status;

@@ -1,0 +1,14 @@
+//! Kubernetes as facts: its objects by its API, and what pods answer through it.
+//!
+//! Gathers and never judges; [`crate::core::checks`] and [`crate::core::membership`] judge. Invariant: it only reads, never a
+//! Secret, and what it may not read it names instead.
+
+pub mod ask;
+pub mod client;
+pub mod gather;
+mod lists;
+mod pods;
+mod review;
+mod route;
+pub mod selection;
+mod workloads;

@@ -1,0 +1,114 @@
+//! What makes pods, in the common form of [`Workload`].
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::cluster::client::Cluster;
+use crate::cluster::lists::list;
+use crate::core::facts::Workload;
+
+/// Every workload of the namespace but bare pods; what cannot be listed makes the whole unavailable, since a workload that
+/// is not seen would look like one that is not there.
+pub(super) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, String> {
+    let deployments = cluster.api::<Deployment>();
+    let stateful_sets = cluster.api::<StatefulSet>();
+    let daemon_sets = cluster.api::<DaemonSet>();
+    let jobs = cluster.api::<Job>();
+    let cron_jobs = cluster.api::<CronJob>();
+    let (deployments, stateful_sets, daemon_sets, jobs, cron_jobs) = tokio::join!(
+        list(&deployments, None),
+        list(&stateful_sets, None),
+        list(&daemon_sets, None),
+        list(&jobs, None),
+        list(&cron_jobs, None)
+    );
+    let mut found: Vec<Workload> = Vec::new();
+    let mut reasons = Vec::new();
+    take(&mut found, &mut reasons, deployments, deployment);
+    take(&mut found, &mut reasons, stateful_sets, stateful_set);
+    take(&mut found, &mut reasons, daemon_sets, daemon_set);
+    take(&mut found, &mut reasons, jobs, job);
+    take(&mut found, &mut reasons, cron_jobs, cron_job);
+    if reasons.is_empty() { Ok(found) } else { Err(reasons.join("; ")) }
+}
+
+fn take<T>(
+    found: &mut Vec<Workload>,
+    reasons: &mut Vec<String>,
+    listed: Result<Vec<T>, String>,
+    read: impl Fn(T) -> Option<Workload>,
+) {
+    match listed {
+        Ok(objects) => found.extend(objects.into_iter().filter_map(read)),
+        Err(reason) => reasons.push(reason),
+    }
+}
+
+/// A workload of this kind, with nothing but its template.
+fn workload(kind: &str, metadata: ObjectMeta, template: PodTemplateSpec) -> Workload {
+    Workload {
+        kind: kind.to_owned(),
+        place: String::new(),
+        metadata,
+        replicas: None,
+        selector: None,
+        strategy: None,
+        update_strategy: None,
+        template,
+    }
+}
+
+fn deployment(object: Deployment) -> Option<Workload> {
+    let spec = object.spec?;
+    Some(Workload {
+        replicas: spec.replicas,
+        selector: Some(spec.selector),
+        strategy: spec.strategy,
+        ..workload("Deployment", object.metadata, spec.template)
+    })
+}
+
+fn stateful_set(object: StatefulSet) -> Option<Workload> {
+    let spec = object.spec?;
+    Some(Workload {
+        replicas: spec.replicas,
+        selector: Some(spec.selector),
+        update_strategy: spec.update_strategy,
+        ..workload("StatefulSet", object.metadata, spec.template)
+    })
+}
+
+fn daemon_set(object: DaemonSet) -> Option<Workload> {
+    let spec = object.spec?;
+    Some(Workload { selector: Some(spec.selector), ..workload("DaemonSet", object.metadata, spec.template) })
+}
+
+/// But for those that a CronJob made.
+fn job(object: Job) -> Option<Workload> {
+    let made = object.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "CronJob");
+    let spec = object.spec.filter(|_| !made)?;
+    Some(Workload {
+        replicas: spec.parallelism,
+        selector: spec.selector,
+        ..workload("Job", object.metadata, spec.template)
+    })
+}
+
+fn cron_job(object: CronJob) -> Option<Workload> {
+    let spec = object.spec?.job_template.spec?;
+    Some(Workload { replicas: spec.parallelism, ..workload("CronJob", object.metadata, spec.template) })
+}
+
+/// A pod that nobody made, as a workload.
+pub(super) fn bare(pod: &Pod) -> Option<Workload> {
+    let owned = pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+    // The kubelet's own static pods are the control plane's.
+    let mirrored = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == "kubernetes.io/config.mirror");
+    if owned || mirrored {
+        return None;
+    }
+    let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
+    Some(workload("Pod", pod.metadata.clone(), template))
+}

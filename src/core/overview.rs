@@ -1,0 +1,413 @@
+//! The state of a cluster and of its mTLS paths, from each pod's own view of both.
+//!
+//! Invariant: every text comes from Kubernetes, which checks names, or from parsers that leave no control character.
+
+mod paths;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+pub use self::paths::Path;
+use crate::core::facts::{Facts, Live, Source, key};
+use crate::core::membership::{MemberStatus, Node, View, printable};
+use crate::core::report::Observed;
+use crate::core::status::Status;
+
+/// The whole; the field names are the JSON contract.
+#[derive(Clone, Debug, Serialize)]
+pub struct Overview {
+    /// The kubeconfig's context.
+    pub context: String,
+    /// The namespace.
+    pub namespace: String,
+    /// When it was seen.
+    #[serde(with = "time::serde::rfc3339")]
+    pub taken: OffsetDateTime,
+    /// Whether there is no problem.
+    pub well: bool,
+    /// What is not well.
+    pub problems: Vec<String>,
+    /// What could not be seen, and what is worth knowing.
+    pub notes: Vec<String>,
+    /// The clusters that have formed.
+    pub clusters: Vec<Cluster>,
+    /// Pods that were asked, and members that are none of them.
+    pub nodes: Vec<NodeState>,
+    /// Who talks to whom, as the sidecars see it.
+    pub paths: Vec<Path>,
+}
+
+/// A cluster that has formed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cluster {
+    /// The actor system's name.
+    pub system: String,
+    /// The pods' `app` label, or who made them.
+    pub app: String,
+    /// Who leads, by those that see a leader.
+    pub leader: Option<Node>,
+    /// Where singletons run.
+    pub oldest: Option<Node>,
+    /// The same for each role.
+    pub oldest_per_role: BTreeMap<String, Node>,
+    /// How many members there are.
+    pub members: usize,
+    /// The pods that see this cluster.
+    pub seen_by: Vec<String>,
+}
+
+/// A pod, a member, or both.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct NodeState {
+    /// `None` for a member that is no pod of those that were asked.
+    pub pod: Option<String>,
+    /// The Kubernetes node that it runs on.
+    pub host: Option<String>,
+    /// Its address in the cluster, as far as it is known.
+    pub address: Option<Node>,
+    /// As in `Up`; `None` if it is no member.
+    pub status: Option<String>,
+    /// Its roles.
+    pub roles: Vec<String>,
+    /// Whether somebody takes it for the leader.
+    pub leader: bool,
+    /// Whether somebody takes it for the oldest.
+    pub oldest: bool,
+    /// Who does not hear it.
+    pub unreachable_from: Vec<String>,
+    /// Management's `/ready`.
+    pub ready: Option<bool>,
+    /// Why management could not be asked.
+    pub unseen: Option<String>,
+    /// Its sidecar.
+    pub agent: Option<Agent>,
+}
+
+/// A sidecar.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agent {
+    /// bypassctl's.
+    pub version: String,
+    /// strict, permissive or disabled.
+    pub mode: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Who its certificate says that it is.
+    pub identity: Option<String>,
+    /// Days until its certificate ends, rounded down; negative if it has ended.
+    pub certificate_days: Option<i64>,
+}
+
+/// A pod that was asked.
+struct Asked<'a> {
+    pod: &'a Pod,
+    app: String,
+    live: &'a Live,
+    view: Result<View, String>,
+    agent: Option<Status>,
+}
+
+impl Asked<'_> {
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn joined(&self) -> Option<&View> {
+        self.view.as_ref().ok().filter(|view| view.joined())
+    }
+}
+
+impl Overview {
+    /// What the facts come to.
+    #[must_use]
+    pub fn of(facts: &Facts) -> Self {
+        let (context, namespace) = match &facts.source {
+            Source::Cluster { context, namespace, .. } => (context.clone(), namespace.clone()),
+            Source::Files => ("files".to_owned(), String::new()),
+        };
+        let mut overview = Self {
+            context,
+            namespace,
+            taken: facts.taken,
+            well: false,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            clusters: Vec::new(),
+            nodes: Vec::new(),
+            paths: Vec::new(),
+        };
+        let none = Vec::new();
+        let pods = match &facts.objects.pods {
+            Observed::Seen(pods) => pods,
+            Observed::Unavailable(reason) => {
+                overview.problems.push(reason.clone());
+                &none
+            }
+        };
+        let asked: Vec<Asked<'_>> = pods.iter().filter_map(|pod| asked(facts, pod)).collect();
+        if asked.is_empty() && overview.problems.is_empty() {
+            overview.problems.push(
+                "no pod here looks like a node of a cluster: none declares a port of management or remoting, or has a \
+                 sidecar; name the workload, as in deployment/shop, or give -n and --management-port"
+                    .to_owned(),
+            );
+        }
+        overview.tell_clusters(&asked);
+        overview.tell_nodes(&asked);
+        overview.paths = paths::paths(pods, asked.iter().filter_map(|one| Some((one.name(), one.agent.as_ref()?))));
+        overview.judge(&asked, facts.taken);
+        overview.well = overview.problems.is_empty();
+        overview
+    }
+
+    fn tell_clusters(&mut self, asked: &[Asked<'_>]) {
+        let mut groups: BTreeMap<(&str, &str), Vec<&Asked<'_>>> = BTreeMap::new();
+        for one in asked {
+            if let Some(view) = one.joined() {
+                groups.entry((&one.app, &view.self_node.system)).or_default().push(one);
+            }
+        }
+        for ((app, system), group) in groups {
+            let parts = parts(&group);
+            if parts.len() > 1 {
+                let names: Vec<String> = parts.iter().map(|part| format!("{{{}}}", names(part))).collect();
+                let text = format!(
+                    "{app} has split into {} clusters of system {system}: {}",
+                    parts.len(),
+                    names.join(" and ")
+                );
+                self.problems.push(text + "; stop all but one of them, and see required-contact-point-nr");
+            }
+            for part in parts {
+                let views: Vec<&View> = part.iter().filter_map(|one| one.joined()).collect();
+                let leaders: BTreeSet<&Node> = views.iter().filter_map(|view| view.leader.as_ref()).collect();
+                let leader = leaders.first().map(|leader| (*leader).clone());
+                match leaders.len() {
+                    0 => self.problems.push(format!("the cluster of {} has no leader", names(&part))),
+                    1 => {}
+                    _ => {
+                        let said: Vec<String> = leaders.iter().map(ToString::to_string).collect();
+                        let text =
+                            format!("the cluster of {} has more than one leader: {}", names(&part), said.join(", "));
+                        self.problems.push(text + "; its members do not agree, see who is unreachable");
+                    }
+                }
+                let first = views.iter().find(|view| Some(&view.self_node) == leader.as_ref()).or(views.first());
+                self.clusters.push(Cluster {
+                    system: system.to_owned(),
+                    app: app.to_owned(),
+                    oldest: first.and_then(|view| view.oldest.clone()),
+                    oldest_per_role: first.map(|view| view.oldest_per_role.clone()).unwrap_or_default(),
+                    members: first.map_or(0, |view| view.members.len()),
+                    leader,
+                    seen_by: part.iter().map(|one| one.name().to_owned()).collect(),
+                });
+            }
+        }
+    }
+
+    fn tell_nodes(&mut self, asked: &[Asked<'_>]) {
+        let views: Vec<&View> = asked.iter().filter_map(Asked::joined).collect();
+        let mut told = BTreeSet::new();
+        for one in asked {
+            let address = one.view.as_ref().ok().map(|view| view.self_node.clone());
+            let address = address.or_else(|| {
+                let members = views.iter().flat_map(|view| &view.members).map(|member| &member.node);
+                members.into_iter().find(|node| has_address(one.pod, &node.host)).cloned()
+            });
+            told.extend(address.clone());
+            let agent = one.agent.as_ref().map(|status| agent_state(status, self.taken));
+            let ready = match &one.live.ready {
+                Observed::Seen(answer) => Some(answer.status == 200),
+                Observed::Unavailable(_) => None,
+            };
+            let mut state = NodeState {
+                pod: Some(one.name().to_owned()),
+                host: one.pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+                ready,
+                unseen: one.view.as_ref().err().cloned(),
+                agent,
+                ..NodeState::default()
+            };
+            if let Some(address) = address {
+                as_seen(&mut state, address, one.joined(), &views);
+            }
+            self.nodes.push(state);
+        }
+        let strangers: BTreeSet<&Node> = views.iter().flat_map(|view| &view.members).map(|one| &one.node).collect();
+        for node in strangers.into_iter().filter(|node| !told.contains(*node)) {
+            let mut state = NodeState::default();
+            as_seen(&mut state, node.clone(), None, &views);
+            self.nodes.push(state);
+        }
+    }
+
+    fn judge(&mut self, asked: &[Asked<'_>], now: OffsetDateTime) {
+        for state in &self.nodes {
+            let name =
+                state.pod.clone().or_else(|| state.address.as_ref().map(ToString::to_string)).unwrap_or_default();
+            if !state.unreachable_from.is_empty() {
+                self.problems.push(format!("{name} is unreachable from {}", state.unreachable_from.join(", ")));
+            }
+            if state.status.as_deref() == Some("Down") {
+                self.problems.push(format!("{name} is Down: it has to be restarted to join again"));
+            }
+            if let Some(reason) = &state.unseen {
+                self.notes.push(format!("{name} does not say what it sees of the cluster: {reason}"));
+            }
+            if let Some(agent) = &state.agent
+                && agent.certificate_days.is_some_and(|days| days < 0)
+            {
+                self.problems.push(format!("the certificate of {name} has ended; no new connection is made"));
+            }
+            if state.pod.is_none() {
+                self.notes.push(format!("{name} is a member, and no pod that was asked"));
+            }
+        }
+        for one in asked {
+            let name = one.name();
+            if one.view.is_ok() && one.joined().is_none() {
+                self.problems.push(format!("{name} has not joined a cluster; see `kubectl logs {name}`"));
+            }
+            let readiness = one.agent.as_ref().and_then(|agent| agent.readiness.as_ref());
+            if let Some(readiness) = readiness.filter(|readiness| !readiness.ready) {
+                let reasons: Vec<String> = readiness.reasons.iter().map(ToString::to_string).collect();
+                self.problems.push(format!("the sidecar of {name} is not ready: {}", reasons.join("; ")));
+            }
+            if let (None, Observed::Seen(_)) = (&one.agent, &one.live.agent) {
+                self.notes.push(format!("what answers at the admin port of {name} is no bypassctl of this kind"));
+            }
+        }
+        if !asked.is_empty() && asked.iter().all(|one| one.view.is_err()) {
+            self.problems.push("no pod says what it sees of the cluster".to_owned());
+        }
+        let is_strict =
+            |name: &str| asked.iter().any(|one| one.name() == name && one.agent.as_ref().is_some_and(strict));
+        for path in self.paths.iter().filter(|path| path.plaintext) {
+            let text = format!("plaintext from {} to {}", path.from, path.to);
+            if is_strict(&path.from) || is_strict(&path.to) {
+                self.problems.push(text + ", although the mode is strict");
+            } else {
+                self.notes.push(text);
+            }
+        }
+        let versions: BTreeSet<&str> =
+            self.nodes.iter().filter_map(|state| state.agent.as_ref()).map(|agent| agent.version.as_str()).collect();
+        if versions.len() > 1 {
+            let versions: Vec<&str> = versions.into_iter().collect();
+            self.notes.push(format!("sidecars of several versions: {}", versions.join(", ")));
+        }
+        let soon = |agent: &Agent| agent.certificate_days == Some(0);
+        for state in self.nodes.iter().filter(|state| state.agent.as_ref().is_some_and(soon)) {
+            let until = now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
+            let name = state.pod.as_deref().unwrap_or_default();
+            self.notes.push(format!("the certificate of {name} ends within a day of {until}"));
+        }
+    }
+}
+
+fn strict(status: &Status) -> bool {
+    status.mode.to_string() == "strict"
+}
+
+fn asked<'a>(facts: &'a Facts, pod: &'a Pod) -> Option<Asked<'a>> {
+    let live = facts.live.get(&key(&pod.metadata))?;
+    let view = match &live.members {
+        Observed::Seen(answer) => View::parse(answer),
+        Observed::Unavailable(reason) => Err(printable(reason)),
+    };
+    let agent = match &live.agent {
+        Observed::Seen(answer) => serde_json::from_value::<Status>(answer.clone()).ok(),
+        Observed::Unavailable(_) => None,
+    };
+    Some(Asked { pod, app: app(pod), live, view, agent: agent.filter(|status| status.readiness.is_some()) })
+}
+
+/// The label by which bootstrap finds its peers, else who owns the pod.
+fn app(pod: &Pod) -> String {
+    let labels = pod.metadata.labels.as_ref();
+    let label = ["app", "app.kubernetes.io/name"].iter().find_map(|name| labels?.get(*name).cloned());
+    let owner = || Some(pod.metadata.owner_references.as_ref()?.first()?.name.clone());
+    label.or_else(owner).or_else(|| pod.metadata.name.clone()).unwrap_or_default()
+}
+
+/// Pods that see each other, together.
+fn parts<'a, 'b>(group: &[&'a Asked<'b>]) -> Vec<Vec<&'a Asked<'b>>> {
+    let mut parts: Vec<Vec<&Asked<'_>>> = Vec::new();
+    for one in group {
+        let (mut mine, others): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| part.iter().any(|other| know_each_other(one, other)));
+        let mut joined: Vec<&Asked<'_>> = mine.drain(..).flatten().collect();
+        joined.push(one);
+        parts = others;
+        parts.push(joined);
+    }
+    parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    parts
+}
+
+fn know_each_other(one: &Asked<'_>, other: &Asked<'_>) -> bool {
+    match (one.joined(), other.joined()) {
+        (Some(a), Some(b)) => a.member(&b.self_node).is_some() || b.member(&a.self_node).is_some(),
+        _ => false,
+    }
+}
+
+fn names(part: &[&Asked<'_>]) -> String {
+    part.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn has_address(pod: &Pod, host: &str) -> bool {
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|status| status.pod_ips.iter().flatten()).map(|ip| ip.ip.as_str());
+    let one = status.and_then(|status| status.pod_ip.as_deref());
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    // A StatefulSet's pods are known by name: shop-0.shop.default.svc.cluster.local.
+    all.chain(one).any(|address| address == host) || host.split('.').next() == Some(name) && !name.is_empty()
+}
+
+/// What the views say of this member: its own of itself first, then anybody's.
+fn as_seen(state: &mut NodeState, address: Node, own: Option<&View>, views: &[&View]) {
+    let member = own.into_iter().chain(views.iter().copied()).find_map(|view| view.member(&address));
+    if let Some(member) = member {
+        state.status = Some(member.status.to_string());
+        state.roles = member.roles.iter().filter(|role| *role != "dc-default").cloned().collect();
+    }
+    // Somebody who sees it Down knows more than it does itself.
+    let down = |view: &&View| view.member(&address).is_some_and(|member| member.status == MemberStatus::Down);
+    if views.iter().any(down) {
+        state.status = Some(MemberStatus::Down.to_string());
+    }
+    state.leader = views.iter().any(|view| view.leader.as_ref() == Some(&address));
+    state.oldest = views.iter().any(|view| view.oldest.as_ref() == Some(&address));
+    let observers: BTreeSet<String> = views
+        .iter()
+        .flat_map(|view| &view.unreachable)
+        .filter(|one| one.node == address)
+        .flat_map(|one| one.observed_by.iter().map(ToString::to_string))
+        .collect();
+    state.unreachable_from = observers.into_iter().collect();
+    state.address = Some(address);
+}
+
+fn agent_state(status: &Status, now: OffsetDateTime) -> Agent {
+    let leaf = status.credentials.as_ref().and_then(|credentials| credentials.chain.first());
+    let identity = leaf.map(|leaf| leaf.subject_alt_names.first().unwrap_or(&leaf.subject).to_string());
+    let chain = status.credentials.iter().flat_map(|credentials| &credentials.chain);
+    let ends = chain.filter_map(|one| OffsetDateTime::parse(&one.not_after.to_string(), &Rfc3339).ok());
+    let days = ends.min().map(|end| (end - now).whole_seconds().div_euclid(86400));
+    Agent {
+        version: status.version.to_string(),
+        mode: status.mode.to_string(),
+        ready: status.readiness.as_ref().is_some_and(|readiness| readiness.ready),
+        identity,
+        certificate_days: days,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! What overviews say of recorded answers.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn node(host: u8) -> String {
+    format!("pekko://appka@10.0.0.{host}:2552")
+}
+
+/// What pod `own` says, of these members, with this leader.
+fn view(own: u8, members: &[u8], leader: u8, unreachable: &[(u8, u8)]) -> Value {
+    json!({
+        "selfNode": node(own), "leader": node(leader), "oldest": node(leader),
+        "oldestPerRole": {"dc-default": node(leader)},
+        "members": members.iter().map(|host| json!({"node": node(*host), "nodeUid": "1", "status": "Up",
+            "roles": ["dc-default", "web"]})).collect::<Vec<_>>(),
+        "unreachable": unreachable.iter().map(|(host, by)| json!({"node": node(*host), "observedBy": [node(*by)]}))
+            .collect::<Vec<_>>(),
+    })
+}
+
+fn agent(mode: &str, connections: Value) -> Value {
+    json!({"version": "0.1.0", "mode": mode, "readiness": {"ready": true},
+        "credentials": {"chain": [{"subject": "CN=x", "subject_alt_names": ["spiffe://d/ns/shop/sa/shop"],
+            "not_after": "2026-12-02T12:00:00Z"}]},
+        "connections": connections})
+}
+
+fn group(direction: &str, peer: u8, tls: bool) -> Value {
+    let (identity, version) = (tls.then_some("spiffe://d/ns/shop/sa/shop"), tls.then_some("TLS 1.3"));
+    json!({"direction": direction, "peer": format!("10.0.0.{peer}"), "identity": identity, "tls": version,
+        "connections": 2, "oldest_seconds": 9, "bytes_in": 100, "bytes_out": 50})
+}
+
+/// Facts of pods `shop-1`… with these views and sidecars.
+fn facts(pods: &[(u8, Value, Option<Value>)]) -> Facts {
+    let seen = |values: Vec<Value>| json!({"seen": values});
+    let objects = pods.iter().map(|(host, ..)| {
+        json!({"metadata": {"name": format!("shop-{host}"), "namespace": "shop", "labels": {"app": "shop"}},
+            "spec": {"nodeName": "kn1", "containers": [{"name": "app"}]}, "status": {"podIP": format!("10.0.0.{host}")}})
+    });
+    let none = json!({"unavailable": "not asked"});
+    let live: serde_json::Map<String, Value> = pods
+        .iter()
+        .map(|(host, view, agent)| {
+            let members = if view.is_null() { none.clone() } else { json!({"seen": view}) };
+            let agent = agent.as_ref().map_or_else(|| none.clone(), |agent| json!({"seen": agent}));
+            let live = json!({"members": members, "seed_nodes": none, "ready": {"seen": {"status": 200, "body": "OK"}},
+                "alive": none, "agent": agent, "agent_config": none, "clock_skew_ms": none});
+            (format!("shop/shop-{host}"), live)
+        })
+        .collect();
+    let empty = seen(Vec::new());
+    serde_json::from_value(json!({
+        "format": 1, "version": "0", "taken": "2026-11-22T12:00:00Z",
+        "source": {"cluster": {"context": "test", "server_version": "v1.35.4", "namespace": "shop"}},
+        "ports": {"remoting": "2552", "management": "8558"},
+        "objects": {"workloads": empty, "pods": seen(objects.collect()), "services": empty, "service_accounts": empty,
+            "roles": empty, "role_bindings": empty, "cluster_roles": empty, "cluster_role_bindings": empty,
+            "network_policies": empty, "disruption_budgets": empty, "namespaces": empty, "nodes": empty, "events": empty,
+            "config_maps": {"seen": {}}, "others": [], "unreadable": []},
+        "live": live, "access": {}
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_whole_cluster_is_well_and_its_paths_are_told_with_both_identities() {
+    let all = [1, 2];
+    let overview = Overview::of(&facts(&[
+        (1, view(1, &all, 1, &[]), Some(agent("strict", json!([group("outbound", 2, true)])))),
+        (2, view(2, &all, 1, &[]), Some(agent("strict", json!([group("inbound", 1, true)])))),
+    ]));
+    assert!(overview.well, "{:?}", overview.problems);
+    assert_eq!(overview.clusters.len(), 1);
+    assert_eq!((overview.clusters[0].members, overview.clusters[0].seen_by.len()), (2, 2));
+    let first = &overview.nodes[0];
+    assert!(first.leader && first.oldest && first.ready == Some(true));
+    assert_eq!((first.status.as_deref(), first.roles.as_slice()), (Some("Up"), ["web".to_owned()].as_slice()));
+    assert_eq!(first.agent.as_ref().unwrap().certificate_days, Some(10));
+    let identity = Some("spiffe://d/ns/shop/sa/shop".to_owned());
+    let path = Path {
+        from: "shop-1".to_owned(),
+        to: "shop-2".to_owned(),
+        from_identity: identity.clone(),
+        to_identity: identity,
+        tls: Some("TLS 1.3".to_owned()),
+        plaintext: false,
+        connections: 2,
+        bytes: 100,
+    };
+    assert_eq!(overview.paths, [path]);
+}
+
+#[test]
+fn two_clusters_of_one_app_are_a_split() {
+    let overview = Overview::of(&facts(&[
+        (1, view(1, &[1, 2], 1, &[]), None),
+        (2, view(2, &[1, 2], 1, &[]), None),
+        (3, view(3, &[3], 3, &[]), None),
+    ]));
+    assert_eq!(overview.clusters.len(), 2);
+    let [problem] = overview.problems.as_slice() else { panic!("{:?}", overview.problems) };
+    assert!(problem.contains("split into 2 clusters of system appka: {shop-1, shop-2} and {shop-3}"), "{problem}");
+}
+
+#[test]
+fn an_unreachable_member_is_told_with_those_that_do_not_hear_it() {
+    let overview = Overview::of(&facts(&[(1, view(1, &[1, 2, 9], 1, &[(2, 1)]), None), (2, Value::Null, None)]));
+    assert!(overview.problems.contains(&format!("shop-2 is unreachable from {}", node(1))), "{:?}", overview.problems);
+    assert!(overview.notes.iter().any(|note| note.starts_with("shop-2 does not say")), "{:?}", overview.notes);
+    assert!(overview.notes.iter().any(|note| note.starts_with(&node(9))), "{:?}", overview.notes);
+    assert_eq!(overview.nodes.len(), 3);
+}
+
+#[test]
+fn who_has_not_joined_and_who_has_no_leader_is_not_well() {
+    let lonely = json!({"selfNode": node(1), "members": [], "unreachable": [], "oldestPerRole": {}});
+    let mut leaderless = view(2, &[2], 2, &[]);
+    leaderless["leader"] = Value::Null;
+    let overview = Overview::of(&facts(&[(1, lonely, None), (2, leaderless, None)]));
+    let problems = overview.problems.join("\n");
+    assert!(problems.contains("shop-1 has not joined") && problems.contains("of shop-2 has no leader"), "{problems}");
+}
+
+#[test]
+fn plaintext_is_a_problem_where_the_mode_is_strict_and_a_note_where_it_is_permissive() {
+    let of = |mode: &str| {
+        let connections = json!([group("outbound", 2, true), group("outbound", 2, false)]);
+        Overview::of(&facts(&[(1, view(1, &[1], 1, &[]), Some(agent(mode, connections)))]))
+    };
+    let strict = of("strict");
+    assert!(strict.problems[0].contains("plaintext from shop-1 to 10.0.0.2, although"), "{:?}", strict.problems);
+    assert_eq!(strict.paths[0].connections, 4);
+    let permissive = of("permissive");
+    assert!(permissive.well && permissive.notes[0].contains("plaintext from shop-1"), "{:?}", permissive.notes);
+}
+
+#[test]
+fn nobody_who_answers_is_no_health() {
+    let overview = Overview::of(&facts(&[(1, Value::Null, None)]));
+    assert!(!overview.well && overview.problems[0].contains("no pod says"), "{:?}", overview.problems);
+    assert!(!Overview::of(&facts(&[])).well);
+}

@@ -1,0 +1,62 @@
+# check cluster and status against a real API: what is not there, what may not be read, and what is told of it.
+# shellcheck shell=bash disable=SC2154  # the parts share variables
+
+# A user who may list pods alone gets an answer: what it may not read is named and skipped, and nothing fails for it.
+scenario_a_forbidden_list_is_skipped_by_name() {
+  fresh_namespace || return
+  run_web || return
+  create_user viewer && allow viewer get,list pods || fail "no user" || return
+  wait_until 10 as_user viewer kubectl get pods || fail "it may not read pods" || return
+  local report
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output json)
+  local code=$?
+  ((code == 0)) || fail "exit code $code: $report" || return
+  [[ $report == *"cannot list roles in namespace $namespace: forbidden for system:serviceaccount:$namespace:viewer"* ]] ||
+    fail "it does not say what it could not see: $report" || return
+  [[ $report != *'cannot list pods'* ]] || fail "it does not see what it may see: $report"
+}
+
+# The administrator sees everything, so nothing is skipped for want of rights.
+scenario_an_administrator_reads_everything() {
+  fresh_namespace || return
+  run_web || return
+  local report
+  report=$(bypassctl check cluster --namespace "$namespace" --output json)
+  [[ $report == *'"code":"cluster-readable","severity":"info","status":"pass"'* ]] || fail "not all is read: $report"
+}
+
+# What is not there is a usage error that names it.
+scenario_what_is_not_there_is_named() {
+  fresh_namespace || return
+  local said
+  said=$(bypassctl check cluster --namespace no-such-namespace 2>&1)
+  (($? == 2)) && [[ $said == *'no namespace no-such-namespace'* ]] || fail "of the namespace: $said" || return
+  said=$(bypassctl check cluster --namespace "$namespace" deployment/shop 2>&1)
+  (($? == 2)) && [[ $said == *"no Deployment shop in namespace $namespace"* ]] || fail "of the workload: $said" || return
+  said=$(bypassctl check cluster --context no-such-context 2>&1)
+  (($? == 2)) && [[ $said == *'has no context "no-such-context"'* ]] || fail "of the context: $said"
+}
+
+# A server that is not there, and one that does not know us, are runtime failures with their reason.
+scenario_a_server_that_does_not_answer_is_named() {
+  local said
+  kubectl config view --raw --minify | sed 's|server: .*|server: https://127.0.0.1:1|' >"$scratch/nobody"
+  said=$(bypassctl check cluster --kubeconfig "$scratch/nobody" 2>&1)
+  (($? == 5)) && [[ $said == *'https://127.0.0.1:1'*'cannot be reached'*refused* ]] || fail "nobody there: $said" || return
+  write_kubeconfig "$scratch/stranger" '{token: nonsense}'
+  said=$(bypassctl check cluster --kubeconfig "$scratch/stranger" 2>&1)
+  (($? == 5)) && [[ $said == *401* ]] || fail "a stranger: $said"
+}
+
+# A pod whose management does not answer is no healthy cluster, and status says why.
+scenario_a_cluster_that_says_nothing_is_not_well() {
+  fresh_namespace || return
+  run_web || return
+  local said
+  said=$(bypassctl status --namespace "$namespace" --output json)
+  (($? == 1)) && [[ $said == *'"well":false'*'no pod says what it sees'* ]] || fail "it is called well: $said"
+}
+
+run_web() {
+  kubectl run web --image test --port 8558
+}
