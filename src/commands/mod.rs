@@ -9,6 +9,7 @@ mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod init;
+mod inject;
 mod parse;
 mod proxy;
 mod status;
@@ -121,6 +122,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

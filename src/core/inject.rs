@@ -19,8 +19,10 @@ pub use value::{apply, is_injected, remove};
 
 use crate::core::backend::BackendChoice;
 use crate::core::config::{ClusterPorts, ConfigError};
+use crate::core::identity::Allow;
 use crate::core::ports::{PortError, PortRange, Preset};
 use crate::core::route::TlsMode;
+use crate::core::sidecar::parse_date;
 
 /// The names of what is added: containers and volume.
 pub const NAMES: [&str; 3] = [INIT, SIDECAR, VOLUME];
@@ -96,6 +98,9 @@ pub enum Refused {
     /// No pod.
     #[error("the pod has no containers")]
     NoContainers,
+    /// The sidecar would not start with it.
+    #[error("{0}: {1}")]
+    BadOption(&'static str, String),
     /// An annotation that means nothing, most likely misspelt.
     #[error("there is no annotation {name}; there are {}", ANNOTATIONS.join(", "))]
     UnknownAnnotation {
@@ -193,6 +198,12 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
             })?;
     }
     refuse(kind, template, &options)?;
+    for peer in &options.allow {
+        peer.parse::<Allow>().map_err(|error| Refused::BadOption("allow", error.to_string()))?;
+    }
+    if let Some(day) = &options.permissive_until {
+        parse_date(day).map_err(|error| Refused::BadOption("permissive-until", error.to_string()))?;
+    }
     Ok(Some(containers::injection(name, template, &options)))
 }
 
