@@ -10,6 +10,7 @@ mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod init;
+mod inject;
 mod overview;
 mod parse;
 mod pre;
@@ -128,6 +129,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Schema(args) => schema::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Inject(args) => inject::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

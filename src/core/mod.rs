@@ -13,6 +13,7 @@ pub mod explain;
 pub mod facts;
 pub mod faults;
 pub mod identity;
+pub mod inject;
 pub mod istio;
 pub mod manifests;
 pub mod membership;

@@ -276,7 +276,7 @@ impl SidecarConfig {
     }
 }
 
-fn parse_date(text: &str) -> Result<Date, SidecarError> {
+pub(crate) fn parse_date(text: &str) -> Result<Date, SidecarError> {
     Date::parse(text, format_description!("[year]-[month]-[day]")).map_err(|_| SidecarError::Date(text.to_owned()))
 }
 

@@ -1,0 +1,254 @@
+//! What `inject` and the webhook add to a pod: the init container, the sidecar, its certificate.
+//!
+//! Invariant: everything that is added carries one of [`NAMES`] and nothing else of the pod changes, so taking it away
+//! again leaves what was there before.
+
+mod containers;
+mod edits;
+mod emit;
+mod text;
+mod tree;
+mod value;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+pub use text::{Edited, Untouched, inject, uninject};
+pub use value::{apply, is_injected, remove};
+
+use crate::core::backend::BackendChoice;
+use crate::core::config::{ClusterPorts, ConfigError};
+use crate::core::identity::Allow;
+use crate::core::ports::{PortError, PortRange, Preset};
+use crate::core::route::TlsMode;
+use crate::core::sidecar::parse_date;
+
+/// The names of what is added: containers and volume.
+pub const NAMES: [&str; 3] = [INIT, SIDECAR, VOLUME];
+/// The init container.
+pub const INIT: &str = "bypassctl-init";
+/// The sidecar.
+pub const SIDECAR: &str = "bypassctl";
+/// The certificate's volume.
+pub const VOLUME: &str = "bypassctl-tls";
+/// Where annotations of ours begin.
+pub const PREFIX: &str = "bypassctl.io/";
+/// The annotation that says which version injected.
+pub const INJECTED: &str = "bypassctl.io/injected";
+/// User of the sidecar, whom the rules exempt.
+pub const AGENT_UID: i64 = 12552;
+
+/// How the sidecar lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SidecarKind {
+    /// an init container that is never over: started before the app, stopped after it (Kubernetes 1.29 and later)
+    Native,
+    /// an ordinary container, the first of the pod
+    Classic,
+}
+
+/// What to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The image of both containers.
+    pub image: String,
+    /// `imagePullPolicy`; `None` leaves it to Kubernetes.
+    pub pull_policy: Option<String>,
+    /// How the sidecar lives.
+    pub sidecar: SidecarKind,
+    /// Remoting and management.
+    pub ports: ClusterPorts,
+    /// What to do with peers that do not speak TLS.
+    pub mode: TlsMode,
+    /// Day on which permissive mode is to end.
+    pub permissive_until: Option<String>,
+    /// Who may connect; empty for the identity of the pod's own certificate.
+    pub allow: Vec<String>,
+    /// The Secret with `tls.crt`, `tls.key` and `ca.crt`; `{name}` stands for the workload's name.
+    pub tls_secret: String,
+    /// By which packet filter the rules are made.
+    pub backend: BackendChoice,
+}
+
+/// Why nothing was added to a pod.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The rules would be the node's.
+    #[error("the pod is on the host network: its rules would be the node's; remove hostNetwork, or inject: \"false\"")]
+    HostNetwork,
+    /// Linux only.
+    #[error("the pod wants to run on {0}; packet filters are programmed on Linux only")]
+    OtherSystem(String),
+    /// Somebody else's.
+    #[error(
+        "there is a {0} already that `bypassctl inject` did not make; remove it, or annotate the pod with \
+         bypassctl.io/inject: \"false\""
+    )]
+    ByHand(String),
+    /// What it dials would pass the sidecar by.
+    #[error(
+        "{0} runs as user {AGENT_UID}, which is the sidecar's: the rules would let its remoting out in plaintext; give it \
+         another user"
+    )]
+    AgentsUser(String),
+    /// It would never be over.
+    #[error("a {0} is never over while a classic sidecar runs; leave --sidecar at native")]
+    NeverOver(String),
+    /// No pod.
+    #[error("the pod has no containers")]
+    NoContainers,
+    /// The sidecar would not start with it.
+    #[error("{0}: {1}")]
+    BadOption(&'static str, String),
+    /// An annotation that means nothing, most likely misspelt.
+    #[error("there is no annotation {name}; there are {}", ANNOTATIONS.join(", "))]
+    UnknownAnnotation {
+        /// As it was written.
+        name: String,
+    },
+    /// An annotation with a value that it cannot have.
+    #[error("annotation {name}: {value:?}: {reason}")]
+    BadAnnotation {
+        /// As it was written.
+        name: String,
+        /// As it was written.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// All annotations that the pod template may have.
+pub const ANNOTATIONS: [&str; 12] = [
+    "bypassctl.io/inject",
+    "bypassctl.io/injected",
+    "bypassctl.io/image",
+    "bypassctl.io/sidecar",
+    "bypassctl.io/preset",
+    "bypassctl.io/remoting-port",
+    "bypassctl.io/management-port",
+    "bypassctl.io/mode",
+    "bypassctl.io/permissive-until",
+    "bypassctl.io/allow",
+    "bypassctl.io/tls-secret",
+    "bypassctl.io/backend",
+];
+
+/// What is added to one pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injection {
+    /// Before all other init containers.
+    pub init_containers: Vec<Value>,
+    /// Before all other containers.
+    pub containers: Vec<Value>,
+    /// Behind the other volumes.
+    pub volumes: Vec<Value>,
+    /// On the pod template.
+    pub annotations: BTreeMap<String, String>,
+    /// What somebody should know, although it works.
+    pub notes: Vec<String>,
+}
+
+/// What to add to a pod template, by the options and its own annotations; `None` if it wants nothing.
+///
+/// # Errors
+/// See [`Refused`].
+pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Result<Option<Injection>, Refused> {
+    let annotations = template["metadata"]["annotations"].as_object();
+    let annotations = annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(PREFIX));
+    let mut options = options.clone();
+    let mut preset = None;
+    let (mut remoting, mut management) = (None, None);
+    for (key, value) in annotations {
+        let value = value.as_str().unwrap_or_default();
+        let bad = |reason: String| Refused::BadAnnotation { name: key.clone(), value: value.to_owned(), reason };
+        match &key[PREFIX.len()..] {
+            "inject" => match value {
+                "false" | "disabled" => return Ok(None),
+                "true" | "enabled" => {}
+                _ => return Err(bad("say \"true\" or \"false\"".to_owned())),
+            },
+            "injected" => {}
+            "image" if !value.is_empty() => value.clone_into(&mut options.image),
+            "sidecar" => options.sidecar = choice(value).map_err(bad)?,
+            "preset" => preset = Some(choice::<Preset>(value).map_err(bad)?),
+            "remoting-port" => remoting = Some(ports(value).map_err(|error| bad(error.to_string()))?),
+            "management-port" => management = Some(ports(value).map_err(|error| bad(error.to_string()))?),
+            "mode" => options.mode = choice(value).map_err(bad)?,
+            "permissive-until" => options.permissive_until = Some(value.to_owned()),
+            "allow" => options.allow = value.split(',').map(|peer| peer.trim().to_owned()).collect(),
+            "tls-secret" if !value.is_empty() => value.clone_into(&mut options.tls_secret),
+            "backend" => options.backend = choice(value).map_err(bad)?,
+            "image" | "tls-secret" => return Err(bad("it is empty".to_owned())),
+            _ => return Err(Refused::UnknownAnnotation { name: key.clone() }),
+        }
+    }
+    if preset.is_some() || remoting.is_some() || management.is_some() {
+        let given = &options.ports;
+        let of = |asked: Option<Vec<PortRange>>, given: &[PortRange]| {
+            asked.unwrap_or_else(|| if preset.is_some() { Vec::new() } else { given.to_vec() })
+        };
+        let (remoting, management) = (of(remoting, given.remoting.ranges()), of(management, given.management.ranges()));
+        options.ports =
+            ClusterPorts::new(preset, &remoting, &management).map_err(|error: ConfigError| Refused::BadAnnotation {
+                name: PREFIX.to_owned() + "…-port",
+                value: String::new(),
+                reason: error.to_string(),
+            })?;
+    }
+    refuse(kind, template, &options)?;
+    for peer in &options.allow {
+        peer.parse::<Allow>().map_err(|error| Refused::BadOption("allow", error.to_string()))?;
+    }
+    if let Some(day) = &options.permissive_until {
+        parse_date(day).map_err(|error| Refused::BadOption("permissive-until", error.to_string()))?;
+    }
+    Ok(Some(containers::injection(name, template, &options)))
+}
+
+fn choice<T: clap::ValueEnum>(value: &str) -> Result<T, String> {
+    T::from_str(value, false).map_err(|_| {
+        let known: Vec<String> = T::value_variants()
+            .iter()
+            .filter_map(|variant| Some(variant.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        format!("it is one of {}", known.join(", "))
+    })
+}
+
+fn ports(value: &str) -> Result<Vec<PortRange>, PortError> {
+    value.split(',').map(str::parse).collect()
+}
+
+fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused> {
+    let spec = &template["spec"];
+    if spec["hostNetwork"] == true {
+        return Err(Refused::HostNetwork);
+    }
+    if let Some(system) = spec["os"]["name"].as_str().filter(|system| *system != "linux") {
+        return Err(Refused::OtherSystem(system.to_owned()));
+    }
+    if spec["containers"].as_array().is_none_or(Vec::is_empty) {
+        return Err(Refused::NoContainers);
+    }
+    if options.sidecar == SidecarKind::Classic && matches!(kind, "Job" | "CronJob") {
+        return Err(Refused::NeverOver(kind.to_owned()));
+    }
+    let uid = |of: &Value| of["securityContext"]["runAsUser"].as_i64();
+    for list in ["containers", "initContainers", "volumes"] {
+        for item in spec[list].as_array().into_iter().flatten() {
+            let name = item["name"].as_str().unwrap_or_default();
+            if NAMES.contains(&name) {
+                return Err(Refused::ByHand(format!("{name} among its {list}")));
+            }
+            if list != "volumes" && uid(item).or_else(|| uid(spec)) == Some(AGENT_UID) {
+                return Err(Refused::AgentsUser(format!("container {name}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

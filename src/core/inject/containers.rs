@@ -1,0 +1,140 @@
+//! The containers themselves.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::core::backend::BackendChoice;
+use crate::core::config::DEFAULT_ADMIN_PORT;
+use crate::core::inject::{AGENT_UID, INIT, INJECTED, Injection, Options, SIDECAR, SidecarKind, VOLUME};
+use crate::core::route::TlsMode;
+
+/// Where the sidecar finds its certificate.
+const TLS_DIR: &str = "/var/run/bypassctl/tls";
+
+pub(super) fn injection(name: &str, template: &Value, options: &Options) -> Injection {
+    let mut injection = Injection {
+        init_containers: vec![init(options)],
+        containers: Vec::new(),
+        volumes: Vec::new(),
+        annotations: BTreeMap::from([(INJECTED.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        notes: notes(template, options),
+    };
+    match options.sidecar {
+        SidecarKind::Native => injection.init_containers.push(sidecar(options)),
+        SidecarKind::Classic => injection.containers.push(sidecar(options)),
+    }
+    if options.mode != TlsMode::Disabled {
+        // Read by the sidecar's user alone, since nobody else mounts it; an fsGroup would change the app's volumes too.
+        let secret = options.tls_secret.replace("{name}", name);
+        injection.volumes.push(json!({"name": VOLUME, "secret": {"secretName": secret, "defaultMode": 0o444}}));
+    }
+    injection
+}
+
+fn container(name: &str, args: Vec<String>, options: &Options) -> Value {
+    let mut container = json!({"name": name, "image": options.image});
+    if let Some(policy) = &options.pull_policy {
+        container["imagePullPolicy"] = policy.as_str().into();
+    }
+    container["args"] = args.into();
+    container
+}
+
+fn ports(options: &Options) -> [String; 2] {
+    let ports = &options.ports;
+    [format!("--remoting-port={}", ports.remoting), format!("--management-port={}", ports.management)]
+}
+
+fn init(options: &Options) -> Value {
+    let mut args = vec!["init".to_owned()];
+    args.extend(ports(options));
+    if options.backend != BackendChoice::Auto {
+        args.push(format!("--backend={}", word(options.backend)));
+    }
+    let mut container = container(INIT, args, options);
+    container["env"] = json!([
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+    ]);
+    container["resources"] = resources();
+    container["securityContext"] = json!({
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "runAsNonRoot": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    container
+}
+
+fn sidecar(options: &Options) -> Value {
+    let mut args = vec!["proxy".to_owned()];
+    args.extend(ports(options));
+    args.push(format!("--mode={}", word(options.mode)));
+    args.extend(options.permissive_until.iter().map(|day| format!("--permissive-until={day}")));
+    args.extend(options.allow.iter().map(|peer| format!("--allow={peer}")));
+    if options.mode != TlsMode::Disabled {
+        args.push(format!("--tls-dir={TLS_DIR}"));
+    }
+    let mut container = container(SIDECAR, args, options);
+    if options.sidecar == SidecarKind::Native {
+        container["restartPolicy"] = "Always".into();
+    }
+    container["ports"] = json!([{"name": "bypassctl-admin", "containerPort": DEFAULT_ADMIN_PORT}]);
+    let get = |path: &str| json!({"path": path, "port": DEFAULT_ADMIN_PORT});
+    container["startupProbe"] = json!({"httpGet": get("/ready"), "periodSeconds": 1, "failureThreshold": 60});
+    container["readinessProbe"] = json!({"httpGet": get("/ready"), "periodSeconds": 5});
+    container["livenessProbe"] = json!({"httpGet": get("/healthz"), "periodSeconds": 10, "failureThreshold": 3});
+    container["resources"] = resources();
+    container["securityContext"] = json!({
+        "runAsUser": AGENT_UID,
+        "runAsGroup": AGENT_UID,
+        "runAsNonRoot": true,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    if options.mode != TlsMode::Disabled {
+        container["volumeMounts"] = json!([{"name": VOLUME, "mountPath": TLS_DIR, "readOnly": true}]);
+    }
+    container
+}
+
+/// What a thousand connections need, and a bound that no backlog reaches (docs/benchmarks.md).
+fn resources() -> Value {
+    json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}})
+}
+
+fn word<T: clap::ValueEnum>(choice: T) -> String {
+    choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn notes(template: &Value, options: &Options) -> Vec<String> {
+    let mut notes = Vec::new();
+    for container in template["spec"]["containers"].as_array().into_iter().flatten() {
+        let name = container["name"].as_str().unwrap_or_default();
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            let port = &container[probe]["tcpSocket"]["port"];
+            let number = port.as_u64().or_else(|| named_port(container, port.as_str()?));
+            if number
+                .and_then(|port| u16::try_from(port).ok())
+                .is_some_and(|port| options.ports.remoting.contains(port))
+            {
+                notes.push(format!(
+                    "{probe} of container {name} dials remoting: the sidecar answers it, and it says nothing of the app; \
+                     ask management's /ready instead"
+                ));
+            }
+        }
+    }
+    notes
+}
+
+fn named_port(container: &Value, name: &str) -> Option<u64> {
+    let ports = container["ports"].as_array()?;
+    ports.iter().find(|port| port["name"] == name)?["containerPort"].as_u64()
+}

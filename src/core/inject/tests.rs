@@ -1,0 +1,225 @@
+use serde_json::json;
+
+use super::*;
+
+fn options() -> Options {
+    Options {
+        image: "registry.example/bypassctl:0.1.0".to_owned(),
+        pull_policy: None,
+        sidecar: SidecarKind::Native,
+        ports: ClusterPorts::new(None, &[], &[]).unwrap(),
+        mode: TlsMode::Strict,
+        permissive_until: None,
+        allow: Vec::new(),
+        tls_secret: "{name}-remoting-tls".to_owned(),
+        backend: BackendChoice::Auto,
+    }
+}
+
+/// As people write them: comments, blank lines, several documents, quotes, both indentations of lists.
+const PLAIN: &str = r#"# The service and its pods.
+apiVersion: v1
+kind: Service
+metadata: {name: my-service}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: my-service   # also the label
+  namespace: shop
+spec:
+  replicas: 3
+  template:
+    metadata:
+      labels:
+        app: my-service
+
+    # What runs.
+    spec:
+      serviceAccountName: my-service
+      # The app itself.
+      containers:
+      - name: my-service
+        image: "my-service:1.0"
+        args: ["-Dx=y", 'it''s']
+        command:
+        - sh
+        - -c
+        - |
+          echo hello   # no comment
+
+          echo world
+
+        ports:
+        # for traffic
+        - {name: http, containerPort: 8080}
+        - name: management
+          containerPort: 8558
+---
+"#;
+
+fn added(text: &str) -> String {
+    inject(text, &options()).unwrap().text
+}
+
+/// The pod template of the first workload, as another parser reads it.
+fn template(text: &str) -> Value {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    let workload = documents.into_iter().find(|document| document["spec"]["template"].is_object()).expect("a workload");
+    workload["spec"]["template"].clone()
+}
+
+#[test]
+fn what_was_there_stays_as_it_was() {
+    let text = added(PLAIN);
+    let lines: Vec<&str> = text.lines().collect();
+    let mut rest = lines.iter();
+    for line in PLAIN.lines() {
+        assert!(rest.any(|other| *other == line), "{line:?} is gone from\n{text}");
+    }
+    assert!(text.contains("      # The app itself.\n      containers:"), "{text}");
+}
+
+#[test]
+fn the_pod_gets_init_container_sidecar_and_certificate() {
+    let pod = template(&added(PLAIN));
+    let names = |list: &str| -> Vec<String> {
+        pod["spec"][list].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("initContainers"), ["bypassctl-init", "bypassctl"]);
+    assert_eq!(names("containers"), ["my-service"]);
+    assert_eq!(names("volumes"), ["bypassctl-tls"]);
+    assert_eq!(pod["spec"]["initContainers"][1]["restartPolicy"], "Always");
+    assert_eq!(pod["spec"]["volumes"][0]["secret"]["secretName"], "my-service-remoting-tls");
+    assert_eq!(pod["metadata"]["labels"]["app"], "my-service");
+    assert_eq!(pod["metadata"]["annotations"]["bypassctl.io/injected"], env!("CARGO_PKG_VERSION"));
+}
+
+/// As text and as data it comes to the same.
+#[test]
+fn the_text_says_what_the_data_says() {
+    for kind in [SidecarKind::Native, SidecarKind::Classic] {
+        let options = Options { sidecar: kind, allow: vec!["spiffe://c/ns/shop/sa/*".to_owned()], ..options() };
+        let mut data = template(PLAIN);
+        let injection = plan("Deployment", "my-service", &data, &options).unwrap().unwrap();
+        apply(&mut data, &injection);
+        let text = inject(PLAIN, &options).unwrap().text;
+        assert_eq!(template(&text), data, "{text}");
+        remove(&mut data);
+        assert_eq!(data, template(PLAIN));
+    }
+}
+
+#[test]
+fn injecting_twice_is_injecting_once_and_taking_away_leaves_the_original() {
+    let flow = r#"{"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"template": {"spec": {"containers": [{"name": "a, ]"}]}}}}"#;
+    let list = "kind: List\nitems:\n- kind: Pod\n  metadata:\n    name: p\n    annotations:\n      a: b\n  spec:\n    volumes: []\n    \
+                initContainers:\n      - name: first\n        image: x\n    containers:\n      - image: y\n";
+    let mixed = "kind: StatefulSet\nmetadata: {name: s}\nspec:\n  template:\n    metadata: {labels: {app: s}}\n    spec:\n      \
+                 volumes: [{name: v}]\n      containers: [{name: s, image: i}]\n";
+    let windows = PLAIN.replace('\n', "\r\n");
+    for text in [PLAIN, flow, list, mixed, &windows, "", "---\n# nothing\n", "kind: ConfigMap\ndata: {a: b}\n"] {
+        let once = added(text);
+        assert_eq!(added(&once), once, "twice");
+        assert_eq!(uninject(&once).unwrap().text, text, "taken away from\n{once}");
+        assert!(!once.contains("\r\n") || !once.replace("\r\n", "").contains('\n'), "mixed line ends");
+        if text.contains("containers") {
+            assert!(once.contains("bypassctl-init"), "{once}");
+            let _: Vec<Value> = serde_saphyr::from_multiple(&once).unwrap();
+        }
+    }
+    let json: Value = serde_json::from_str(&added(flow)).expect("JSON stays JSON");
+    assert_eq!(json["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn other_options_replace_what_an_earlier_run_added() {
+    let before = added(PLAIN);
+    let after = inject(&before, &Options { image: "new:2".to_owned(), ..options() }).unwrap().text;
+    assert!(!after.contains("registry.example") && after.matches("image: new:2").count() == 2, "{after}");
+}
+
+fn planned(template: Value) -> Result<Option<Injection>, Refused> {
+    plan("Deployment", "a", &template, &options())
+}
+
+#[test]
+fn annotations_of_the_pod_decide() {
+    let with =
+        |annotations: Value| json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "a"}]}});
+    let args = |annotations: Value| -> Vec<String> {
+        let injection = planned(with(annotations)).unwrap().unwrap();
+        serde_json::from_value(injection.init_containers[1]["args"].clone()).unwrap()
+    };
+    let pekko = args(json!({"bypassctl.io/preset": "pekko", "bypassctl.io/mode": "permissive",
+        "bypassctl.io/permissive-until": "2026-12-24", "bypassctl.io/allow": "dns:a, ca"}));
+    assert_eq!(
+        pekko,
+        [
+            "proxy",
+            "--remoting-port=17355",
+            "--management-port=7626",
+            "--mode=permissive",
+            "--permissive-until=2026-12-24",
+            "--allow=dns:a",
+            "--allow=ca",
+            "--tls-dir=/var/run/bypassctl/tls"
+        ]
+    );
+    assert_eq!(
+        args(json!({"bypassctl.io/management-port": "9000"}))[1..3],
+        ["--remoting-port=2552", "--management-port=9000"]
+    );
+    assert_eq!(planned(with(json!({"bypassctl.io/inject": "false"}))), Ok(None));
+    for (name, value) in [
+        ("bypassctl.io/inject", "maybe"),
+        ("bypassctl.io/remoting-port", "http"),
+        ("bypassctl.io/management-port", "2552"),
+        ("bypassctl.io/mode", "on"),
+        ("bypassctl.io/image", ""),
+        ("bypassctl.io/remoting-ports", "2552"),
+    ] {
+        let refused = planned(with(json!({name: value}))).unwrap_err();
+        assert!(
+            matches!(refused, Refused::BadAnnotation { .. } | Refused::UnknownAnnotation { .. }),
+            "{name}: {refused}"
+        );
+    }
+}
+
+#[test]
+fn pods_that_cannot_be_helped_are_refused() {
+    let refused = |spec: Value| planned(json!({"spec": spec})).unwrap_err();
+    let app = json!([{"name": "a"}]);
+    assert_eq!(refused(json!({"hostNetwork": true, "containers": app})), Refused::HostNetwork);
+    assert!(matches!(refused(json!({"os": {"name": "windows"}, "containers": app})), Refused::OtherSystem(_)));
+    assert!(matches!(refused(json!({"containers": [{"name": "bypassctl"}]})), Refused::ByHand(_)));
+    assert!(matches!(
+        refused(json!({"securityContext": {"runAsUser": 12552}, "containers": app})),
+        Refused::AgentsUser(_)
+    ));
+    assert_eq!(refused(json!({"containers": []})), Refused::NoContainers);
+    let classic = Options { sidecar: SidecarKind::Classic, ..options() };
+    let job = plan("Job", "a", &json!({"spec": {"containers": app}}), &classic);
+    assert_eq!(job, Err(Refused::NeverOver("Job".to_owned())));
+}
+
+#[test]
+fn what_cannot_be_changed_in_place_is_said() {
+    let style = |text: &str| inject(text, &options()).unwrap_err().to_string();
+    let anchors = "kind: Pod\nmetadata: {name: p}\nspec:\n  containers: &c\n  - name: a\n  initContainers: *c\n";
+    assert!(style(anchors).contains("anchors"), "{}", style(anchors));
+    for broken in ["kind: Pod\n  bad: [", "\t- x: {", &format!("kind: {}", "[".repeat(5000))] {
+        assert!(matches!(inject(broken, &options()), Err(Untouched::Unreadable(_))), "{broken:.40}");
+    }
+}
+
+#[test]
+fn a_probe_of_remoting_is_worth_a_note() {
+    let injection = planned(json!({"spec": {"containers": [
+        {"name": "a", "ports": [{"name": "remoting", "containerPort": 2552}],
+            "livenessProbe": {"tcpSocket": {"port": "remoting"}}, "readinessProbe": {"httpGet": {"port": 8558}}}
+    ]}}));
+    let notes = injection.unwrap().unwrap().notes;
+    assert!(notes.len() == 1 && notes[0].starts_with("livenessProbe of container a"), "{notes:?}");
+}

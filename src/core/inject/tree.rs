@@ -1,0 +1,207 @@
+//! YAML with the places where each thing stands, so that it can be changed without being written anew.
+
+use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StructureStyle};
+use serde_json::{Map, Value};
+
+/// Kubernetes' own objects nest some thirty levels deep.
+const DEEPEST: usize = 100;
+
+/// A node of a document.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) kind: Kind,
+    /// Where it begins: a block sequence at its first dash, a flow collection at its bracket.
+    pub(super) start: Place,
+    /// The last line that holds something of it, from 0. Of a block scalar it is an upper bound.
+    pub(super) last_line: usize,
+}
+
+/// A place in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// From 0.
+    pub(super) line: usize,
+    /// In characters, from 0.
+    pub(super) column: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    Scalar {
+        text: String,
+        plain: bool,
+    },
+    Sequence {
+        flow: bool,
+        items: Vec<Node>,
+    },
+    Mapping {
+        flow: bool,
+        entries: Vec<(Node, Node)>,
+    },
+    /// `*name`; what it stands for is elsewhere.
+    Alias,
+}
+
+impl Node {
+    /// The value of a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// A key and its value.
+    pub(super) fn entry(&self, key: &str) -> Option<(&Self, &Self)> {
+        let Kind::Mapping { entries, .. } = &self.kind else { return None };
+        entries.iter().find(|(name, _)| name.text() == Some(key)).map(|(name, value)| (name, value))
+    }
+
+    /// The items of a sequence.
+    pub(super) fn items(&self) -> &[Self] {
+        match &self.kind {
+            Kind::Sequence { items, .. } => items,
+            _ => &[],
+        }
+    }
+
+    /// A scalar's text.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether a value was left out: `key:` and nothing, or null.
+    pub(super) fn is_null(&self) -> bool {
+        matches!(&self.kind, Kind::Scalar { text, plain: true } if matches!(&text[..], "" | "~" | "null"))
+    }
+
+    /// Whether it holds an alias or a merge key, so that it cannot be understood by itself.
+    pub(super) fn has_aliases(&self) -> bool {
+        match &self.kind {
+            Kind::Alias => true,
+            Kind::Scalar { .. } => false,
+            Kind::Sequence { items, .. } => items.iter().any(Self::has_aliases),
+            Kind::Mapping { entries, .. } => {
+                entries.iter().any(|(key, value)| key.text() == Some("<<") || key.has_aliases() || value.has_aliases())
+            }
+        }
+    }
+
+    /// The node as data; plain scalars by YAML's core schema.
+    pub(super) fn value(&self) -> Value {
+        match &self.kind {
+            Kind::Alias => Value::Null,
+            Kind::Scalar { text, plain: false } => text.as_str().into(),
+            Kind::Scalar { text, plain: true } => match &text[..] {
+                "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+                "true" | "True" | "TRUE" => true.into(),
+                "false" | "False" | "FALSE" => false.into(),
+                text => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
+            },
+            Kind::Sequence { items, .. } => items.iter().map(Self::value).collect(),
+            Kind::Mapping { entries, .. } => {
+                let entries = entries.iter().filter_map(|(key, value)| Some((key.text()?.to_owned(), value.value())));
+                Value::Object(entries.collect::<Map<_, _>>())
+            }
+        }
+    }
+}
+
+/// Reads all documents; an empty one is `None`.
+///
+/// # Errors
+/// Line and column, and what is wrong there.
+pub(super) fn documents(text: &str) -> Result<Vec<Option<Node>>, String> {
+    let mut reader = Reader { parser: Parser::new_from_str(text) };
+    let mut documents = Vec::new();
+    loop {
+        match reader.next()? {
+            (Event::DocumentStart(..), _) => {
+                let (event, span) = reader.next()?;
+                let node = reader.node(event, span, 0)?;
+                documents.push(Some(node).filter(|node| !node.is_null()));
+            }
+            (Event::StreamEnd, _) => return Ok(documents),
+            _ => {}
+        }
+    }
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, granit_parser::StrInput<'t>>,
+}
+
+impl<'t> Reader<'t> {
+    fn next(&mut self) -> Result<(Event<'t>, Span), String> {
+        loop {
+            match self.parser.next_event() {
+                Some(Ok((Event::Comment(..), _))) => {}
+                Some(Ok(next)) => return Ok(next),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Ok((Event::StreamEnd, Span::empty(Marker::new(0, 1, 0)))),
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, String> {
+        let start = place(&span.start);
+        if depth > DEEPEST {
+            return Err(format!("line {}: nested more than {DEEPEST} levels deep", start.line + 1));
+        }
+        match event {
+            Event::Scalar(text, style, ..) => {
+                let plain = style == ScalarStyle::Plain;
+                let last_line = if text.is_empty() && plain { start.line } else { last_line(&span) };
+                Ok(Node { kind: Kind::Scalar { text: text.into_owned(), plain }, start, last_line })
+            }
+            Event::Alias(_) => Ok(Node { kind: Kind::Alias, start, last_line: start.line }),
+            Event::SequenceStart(style, ..) => {
+                let (mut items, mut last) = (Vec::new(), start.line);
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, end) => {
+                            let flow = style == StructureStyle::Flow;
+                            let last_line = if flow { place(&end.start).line } else { last };
+                            return Ok(Node { kind: Kind::Sequence { flow, items }, start, last_line });
+                        }
+                        (event, span) => {
+                            let item = self.node(event, span, depth + 1)?;
+                            last = last.max(item.last_line);
+                            items.push(item);
+                        }
+                    }
+                }
+            }
+            Event::MappingStart(style, ..) => {
+                let (mut entries, mut last) = (Vec::new(), start.line);
+                loop {
+                    match self.next()? {
+                        (Event::MappingEnd, end) => {
+                            let flow = style == StructureStyle::Flow;
+                            let last_line = if flow { place(&end.start).line } else { last };
+                            return Ok(Node { kind: Kind::Mapping { flow, entries }, start, last_line });
+                        }
+                        (event, span) => {
+                            let key = self.node(event, span, depth + 1)?;
+                            let (event, span) = self.next()?;
+                            let value = self.node(event, span, depth + 1)?;
+                            last = last.max(key.last_line).max(if value.is_null() { 0 } else { value.last_line });
+                            entries.push((key, value));
+                        }
+                    }
+                }
+            }
+            other => Err(format!("line {}: {other:?} where a value was expected", start.line + 1)),
+        }
+    }
+}
+
+fn place(marker: &Marker) -> Place {
+    Place { line: marker.line().saturating_sub(1), column: marker.col() }
+}
+
+fn last_line(span: &Span) -> usize {
+    let end = place(&span.end);
+    if end.column == 0 && end.line > place(&span.start).line { end.line - 1 } else { end.line }
+}

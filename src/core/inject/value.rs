@@ -1,0 +1,72 @@
+//! A pod template as data: for JSON, for flow style, and for the webhook.
+
+use serde_json::{Map, Value, json};
+
+use crate::core::inject::{INJECTED, Injection, NAMES};
+
+/// Whether `inject` has been here.
+#[must_use]
+pub fn is_injected(template: &Value) -> bool {
+    template["metadata"]["annotations"][INJECTED].is_string()
+}
+
+/// Adds to a pod template.
+pub fn apply(template: &mut Value, injection: &Injection) {
+    let annotations = object(
+        object(object(template).entry("metadata").or_insert_with(|| json!({})))
+            .entry("annotations")
+            .or_insert_with(|| json!({})),
+    );
+    for (name, value) in &injection.annotations {
+        annotations.insert(name.clone(), value.as_str().into());
+    }
+    let spec = object(object(template).entry("spec").or_insert_with(|| json!({})));
+    for (list, items, first) in [
+        ("initContainers", &injection.init_containers, true),
+        ("containers", &injection.containers, true),
+        ("volumes", &injection.volumes, false),
+    ] {
+        if items.is_empty() {
+            continue;
+        }
+        let list = spec.entry(list).or_insert_with(|| json!([]));
+        if !list.is_array() {
+            *list = json!([]);
+        }
+        if let Value::Array(list) = list {
+            let at = if first { 0 } else { list.len() };
+            list.splice(at..at, items.iter().cloned());
+        }
+    }
+}
+
+/// Takes away what [`apply`] added.
+pub fn remove(template: &mut Value) {
+    if let Some(Value::Object(metadata)) = template.get_mut("metadata")
+        && let Some(Value::Object(annotations)) = metadata.get_mut("annotations")
+    {
+        annotations.shift_remove(INJECTED);
+        if annotations.is_empty() {
+            metadata.shift_remove("annotations");
+        }
+    }
+    let Some(Value::Object(spec)) = template.get_mut("spec") else { return };
+    for list in ["initContainers", "containers", "volumes"] {
+        let Some(Value::Array(items)) = spec.get_mut(list) else { continue };
+        items.retain(|item| !item["name"].as_str().is_some_and(|name| NAMES.contains(&name)));
+        if items.is_empty() {
+            spec.shift_remove(list);
+        }
+    }
+}
+
+/// The object that this is, or is made.
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("it was just made one"),
+    }
+}
