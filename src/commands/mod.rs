@@ -110,7 +110,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match start_logging(&cli.global).and_then(|log| run(cli, log)) {
+    match start_logging(&cli.global, &cli.command).and_then(|log| run(cli, log)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
@@ -161,11 +161,16 @@ fn without_kube(filter: EnvFilter, text: &str) -> EnvFilter {
     filter.add_directive("kube_client=off".parse().expect("a directive"))
 }
 
-fn start_logging(global: &Global) -> Result<LogFilter, Failure> {
+fn start_logging(global: &Global, command: &Command) -> Result<LogFilter, Failure> {
     let filter = parse_filter(&global.log_level).map_err(|error| {
         Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
     })?;
-    let (filter, handle) = reload::Layer::new(without_kube(filter, &global.log_level));
+    let filter = match command {
+        // Its filter is shown and changed while it runs, and it does not ask the API server.
+        Command::Proxy(_) => filter,
+        _ => without_kube(filter, &global.log_level),
+    };
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     // A line that cannot be written, on a full disk for instance, would be complained about on the same standard error by
     // a macro that panics if that fails too.

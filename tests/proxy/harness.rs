@@ -245,7 +245,7 @@ pub(crate) fn http(to: SocketAddr, method: &str, path: &str) -> io::Result<(u16,
 /// Head and body of the answer to a GET.
 pub(crate) fn head_and_body(of: SocketAddr, path: &str) -> io::Result<(String, String)> {
     let mut stream = connect(of)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;

@@ -84,6 +84,6 @@ fn whoever_is_not_there_is_named() {
     });
     let (code, _, error) = status(other.address.port(), &["--local"]);
     assert!(code == 5 && error.contains("is no bypassctl proxy"), "{code} {error}");
-    let (code, _, error) = status(port, &[]);
-    assert!(code == 2 && error.contains("give --local"), "{code} {error}");
+    let (code, _, error) = status(port, &["--kubeconfig", "/nobody/wrote/this"]);
+    assert!(code == 2 && error.contains("/nobody/wrote/this"), "{code} {error}");
 }
