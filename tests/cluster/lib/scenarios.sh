@@ -242,7 +242,7 @@ scenario_sigterm() {
   wait_until 10 all_see_up 2 1 3 || fail "the other two are not a whole cluster" || return
   (($(count_since leave 'CLUSTER UnreachableMember') == 0)) || fail "node 2 was seen unreachable" || return
   logged_since leave 1 | grep -q "CLUSTER MemberExited.*$(pod_ip 2)" || fail "node 1 did not see node 2 leave" || return
-  ((leave_ms < 9000)) || fail "leaving took as long as without an agent"
+  ((leave_ms < 4000)) || fail "leaving took $leave_ms ms: without an agent it takes 12 s, with one 1 to 3"
 }
 
 # From plaintext over permissive to strict by rolling updates: nobody is ever unreachable, and in the end all is TLS.
