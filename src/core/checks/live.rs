@@ -32,6 +32,11 @@ impl Asked<'_> {
         self.pod.metadata.namespace.as_deref().unwrap_or("default")
     }
 
+    /// Whether its containers run; who does not cannot answer.
+    fn is_running(&self) -> bool {
+        self.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+    }
+
     /// The label by which bootstrap finds its peers, else who owns the pod.
     fn app(&self) -> String {
         let labels = self.pod.metadata.labels.as_ref();

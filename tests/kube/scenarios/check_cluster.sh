@@ -8,7 +8,7 @@ scenario_a_forbidden_list_is_skipped_by_name() {
   create_user viewer && allow viewer get,list pods || fail "no user" || return
   wait_until 10 as_user viewer kubectl get pods || fail "it may not read pods" || return
   local report
-  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output json)
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --fail-on error --output json)
   local code=$?
   ((code == 0)) || fail "exit code $code: $report" || return
   [[ $report == *"cannot list roles in namespace $namespace: forbidden for system:serviceaccount:$namespace:viewer"* ]] ||
@@ -34,7 +34,7 @@ scenario_what_is_not_there_is_named() {
   said=$(bypassctl check cluster --namespace "$namespace" deployment/shop 2>&1)
   (($? == 2)) && [[ $said == *"no Deployment shop in namespace $namespace"* ]] || fail "of the workload: $said" || return
   said=$(bypassctl check cluster --context no-such-context 2>&1)
-  (($? == 2)) && [[ $said == *'has no context "no-such-context"'* ]] || fail "of the context: $said"
+  (($? == 2)) && [[ $said == *'has no context "no-such-context"'* ]] || fail "of the context: $said" || return
 }
 
 # A server that is not there, and one that does not know us, are runtime failures with their reason.
@@ -45,7 +45,7 @@ scenario_a_server_that_does_not_answer_is_named() {
   (($? == 5)) && [[ $said == *'https://127.0.0.1:1'*'cannot be reached'*refused* ]] || fail "nobody there: $said" || return
   write_kubeconfig "$scratch/stranger" '{token: nonsense}'
   said=$(bypassctl check cluster --kubeconfig "$scratch/stranger" 2>&1)
-  (($? == 5)) && [[ $said == *401* ]] || fail "a stranger: $said"
+  (($? == 5)) && [[ $said == *401* ]] || fail "a stranger: $said" || return
 }
 
 # A pod whose management does not answer is no healthy cluster, and status says why.
@@ -54,7 +54,7 @@ scenario_a_cluster_that_says_nothing_is_not_well() {
   run_web || return
   local said
   said=$(bypassctl status --namespace "$namespace" --output json)
-  (($? == 1)) && [[ $said == *'"well":false'*'no pod says what it sees'* ]] || fail "it is called well: $said"
+  (($? == 1)) && [[ $said == *'"well":false'*'no pod says what it sees'* ]] || fail "it is called well: $said" || return
 }
 
 run_web() {

@@ -7,6 +7,8 @@ scenario_documented_manifests_are_valid() {
   fresh_namespace || return
   python3 "$here/manifests.py" "$scratch" "$repository/README.md" "$repository"/docs/*.md ||
     fail "the blocks cannot be read" || return
+  # What names a namespace names this one.
+  kubectl get namespace shop >/dev/null 2>&1 || kubectl create namespace shop >/dev/null || return
   for file in "$scratch"/*.yaml; do
     applies "$file" || fail "refused: $(basename "$file")" || return
     ((count += 1))

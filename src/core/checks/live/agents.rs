@@ -39,6 +39,9 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
     let logs = format!("kubectl logs -n {} {} -c bypassctl", asked.namespace(), asked.name());
     let status = match (&asked.live.agent, status(asked)) {
+        (Observed::Unavailable(reason), _) if !asked.is_running() => {
+            return vec![check("agent-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
+        }
         (Observed::Unavailable(reason), _) => {
             return vec![check("agent-answers", Severity::Error).fail(
                 format!("the sidecar does not answer: {reason}"),

@@ -18,6 +18,9 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     let logs = format!("kubectl logs -n {} {}", asked.namespace(), asked.name());
     let view = match &asked.view {
         Ok(view) => view,
+        Err(reason) if !asked.is_running() => {
+            return vec![check("management-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
+        }
         Err(reason) => {
             return vec![check("management-answers", Severity::Error).fail(
                 format!("management does not tell of the cluster: {reason}"),

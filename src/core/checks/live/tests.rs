@@ -226,6 +226,18 @@ fn management_that_does_not_answer_is_an_error() {
 }
 
 #[test]
+fn a_pod_that_does_not_run_yet_is_not_blamed_for_silence() {
+    let mut facts = healthy();
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    pods[1].status.as_mut().unwrap().phase = Some("Pending".to_owned());
+    let silent = || Observed::Unavailable("the pod is Pending".to_owned());
+    of(&mut facts, 2).members = silent();
+    of(&mut facts, 2).agent = silent();
+    assert_eq!(not_passed(&facts, Status::Fail), Vec::<&str>::new());
+    assert_eq!(not_passed(&facts, Status::Skip), ["management-answers", "agent-answers"]);
+}
+
+#[test]
 fn what_ready_says_is_repeated() {
     let mut facts = healthy();
     of(&mut facts, 1).ready = Observed::Seen(Answer { status: 500, body: "sharding\n".to_owned() });
