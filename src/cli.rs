@@ -14,7 +14,6 @@ use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
 };
-use crate::core::inject::SidecarKind;
 use crate::core::ports::{PortRange, Preset};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::TlsVersion;
@@ -23,8 +22,10 @@ pub use check::{
     CheckArgs, CheckClusterArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, CheckPreArgs, FailOn,
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
+pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
 
 mod check;
+mod inject;
 
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
 #[derive(Debug, Parser)]
@@ -76,6 +77,12 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Add the init container and the sidecar to manifests, from stdin or files to stdout
     Inject(InjectArgs),
+    /// Add them to pods as they are created: a mutating admission webhook
+    Webhook(Box<WebhookArgs>),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write man pages to a directory
+    Man(ManArgs),
     /// Show the whole thing on this machine: pods as network namespaces, a mesh that captures everything, real TLS
     Demo(DemoArgs),
 }
@@ -229,6 +236,28 @@ pub struct ProxyArgs {
     pub repair: bool,
     #[command(flatten)]
     pub observe: ObserveArgs,
+    #[command(flatten)]
+    pub announce: AnnounceArgs,
+}
+
+/// What Kubernetes is told.
+#[derive(Debug, Args)]
+pub struct AnnounceArgs {
+    /// Make events of this pod (rules lost, certificate about to end, peer refused), which kubectl describe shows
+    #[arg(long, env = "BYPASSCTL_EVENTS", requires_all = ["pod_name", "pod_namespace", "pod_uid"])]
+    pub events: bool,
+    /// Set this pod's condition bypassctl.io/remoting-ready, for a readiness gate of that name
+    #[arg(long, env = "BYPASSCTL_READINESS_GATE", requires_all = ["pod_name", "pod_namespace", "pod_uid"])]
+    pub readiness_gate: bool,
+    /// This pod's name, from the downward API (metadata.name)
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// This pod's namespace, from the downward API (metadata.namespace)
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+    /// This pod's uid, from the downward API (metadata.uid)
+    #[arg(long, env = "POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
 }
 
 /// What is told beside the sidecar's own metrics.
@@ -266,43 +295,6 @@ pub struct TlsArgs {
     /// Roots that peers' certificates must lead to, PEM; instead of those in --tls-dir
     #[arg(long, env = "BYPASSCTL_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct InjectArgs {
-    /// Manifests; - or nothing for stdin
-    #[arg(value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub cluster: ClusterPortArgs,
-    /// Image of both containers
-    #[arg(long, env = "BYPASSCTL_IMAGE", default_value = concat!("bypassctl:", env!("CARGO_PKG_VERSION")))]
-    pub image: String,
-    /// imagePullPolicy of both containers [default: Kubernetes']
-    #[arg(long, env = "BYPASSCTL_IMAGE_PULL_POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
-    pub image_pull_policy: Option<String>,
-    /// How the sidecar lives
-    #[arg(long, env = "BYPASSCTL_SIDECAR", default_value = "native")]
-    pub sidecar: SidecarKind,
-    /// What the sidecar does with peers that do not speak TLS
-    #[arg(long, env = "BYPASSCTL_MODE", default_value = "strict")]
-    pub mode: TlsMode,
-    /// Day on which permissive mode is to end (YYYY-MM-DD)
-    #[arg(long, env = "BYPASSCTL_PERMISSIVE_UNTIL", value_name = "DATE")]
-    pub permissive_until: Option<String>,
-    /// Which peers may connect: spiffe://… (a trailing * matches the rest), dns:NAME, or ca; repeatable
-    /// [default: the identity of the pod's own certificate]
-    #[arg(long, env = "BYPASSCTL_ALLOW", value_delimiter = ',', value_name = "IDENTITY")]
-    pub allow: Vec<String>,
-    /// Secret with tls.crt, tls.key and ca.crt; {name} stands for the workload's name
-    #[arg(long, env = "BYPASSCTL_TLS_SECRET", default_value = "{name}-remoting-tls", value_name = "NAME")]
-    pub tls_secret: String,
-    /// By which packet filter of the kernel the rules are made
-    #[arg(long, env = "BYPASSCTL_BACKEND", default_value = "auto")]
-    pub backend: BackendChoice,
-    /// Take away what inject added
-    #[arg(long, env = "BYPASSCTL_UNINJECT")]
-    pub uninject: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

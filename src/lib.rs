@@ -1,14 +1,16 @@
 //! The network agent that Akka and Pekko clusters on Kubernetes need beside a service mesh.
 //!
-//! Three data flows, each crossing one border (│) between deciding and doing:
+//! Four data flows, each crossing one border (│) between deciding and doing:
 //!
 //! ```text
 //! raw config, pod facts → Config → RedirectPlan → Ruleset │ apply → read back → proof
 //! accept → OriginalDst → route() → TLS → authorize() │ pump → Outcome
+//! AdmissionReview → inject::plan() → patch │ answer
 //! kube, namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`]} → [`core`]. Nothing imports
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`],
+//! [`webhook`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
@@ -22,3 +24,4 @@ pub mod pod;
 pub mod proxy;
 pub mod sandbox;
 pub mod tls;
+pub mod webhook;

@@ -169,7 +169,7 @@ fn refused(error: &kube::Error, server: String, context: String, expired: Option
 }
 
 /// The error and its causes, each said once.
-pub(super) fn causes(error: &kube::Error) -> String {
+pub(crate) fn causes(error: &kube::Error) -> String {
     let mut text = match error {
         kube::Error::Api(status) => return status.message.clone(),
         kube::Error::Service(source) => source.to_string(),

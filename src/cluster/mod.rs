@@ -1,8 +1,9 @@
 //! Kubernetes as facts: its objects by its API, and what pods answer through it.
 //!
 //! Gathers and never judges; [`crate::core::checks`] and [`crate::core::membership`] judge. Invariant: it only reads, never a
-//! Secret, and what it may not read it names instead.
+//! Secret, and what it may not read it names instead. [`announce`] alone writes, and only of its own pod.
 
+pub mod announce;
 pub mod ask;
 pub mod client;
 pub mod gather;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cli::InjectArgs;
+use crate::cli::{InjectArgs, InjectionArgs};
 use crate::commands::{Failure, Outcome, print};
 use crate::core::config::ClusterPorts;
 use crate::core::inject::{self, Options};
@@ -15,19 +15,7 @@ use crate::core::inject::{self, Options};
 const LARGEST: u64 = 256 << 20;
 
 pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
-    let ports = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
-        .map_err(Failure::usage)?;
-    let options = Options {
-        image: args.image.clone(),
-        pull_policy: args.image_pull_policy.clone(),
-        sidecar: args.sidecar,
-        ports,
-        mode: args.mode,
-        permissive_until: args.permissive_until.clone(),
-        allow: args.allow.clone(),
-        tls_secret: args.tls_secret.clone(),
-        backend: args.backend,
-    };
+    let options = options(&args.injection)?;
     let mut whole = String::new();
     let stdin = [Path::new("-").to_owned()];
     let files = if args.files.is_empty() { &stdin[..] } else { &args.files[..] };
@@ -51,6 +39,25 @@ pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
     }
     print(&whole)?;
     Ok(Outcome::Done)
+}
+
+/// What the command line asks for.
+pub(super) fn options(args: &InjectionArgs) -> Result<Options, Failure> {
+    let ports = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
+        .map_err(Failure::usage)?;
+    Ok(Options {
+        image: args.image.clone(),
+        pull_policy: args.image_pull_policy.clone(),
+        sidecar: args.sidecar,
+        ports,
+        mode: args.mode,
+        permissive_until: args.permissive_until.clone(),
+        allow: args.allow.clone(),
+        tls_secret: args.tls_secret.clone(),
+        backend: args.backend,
+        events: args.events,
+        readiness_gate: args.readiness_gate,
+    })
 }
 
 /// Files are documents of their own.

@@ -16,8 +16,10 @@ mod parse;
 mod pre;
 mod proxy;
 mod schema;
+mod shell;
 mod status;
 mod watch;
+mod webhook;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -130,6 +132,9 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Webhook(args) => webhook::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -19,11 +19,18 @@ use crate::cli::Cli;
 /// clap's, for arguments, environment and file alike; `--help` and `--version` are errors of clap's too.
 pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
     let command = Cli::command();
+    let command = if is_plugin(&args) { command.bin_name("kubectl bypass") } else { command };
     let command = match config_path(&command, &args) {
         Some(path) => with_file(command, &path)?,
         None => command,
     };
     Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Installed as `kubectl-bypass` it is `kubectl bypass`, and its usage says so.
+fn is_plugin(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|program| Path::new(program).file_stem());
+    name.is_some_and(|name| name == "kubectl-bypass")
 }
 
 fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cli::ProxyArgs;
+use crate::cli::{AnnounceArgs, ProxyArgs};
+use crate::cluster::announce::Announcer;
+use crate::cluster::client::{Target, connect};
 use crate::commands::{Failure, Outcome};
 use crate::core::breaker::Policy;
 use crate::core::config::{AgentPorts, ClusterPorts};
+use crate::core::news::Standing;
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, TlsFiles};
 use crate::netfilter::guard::Guard;
@@ -17,9 +21,13 @@ use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
 use crate::tls::Reloader;
 
+/// Until the API server is asked for again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Runs the sidecar until it is told to stop.
 pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
+    let announcement = announcement(&args.announce);
     let config = configure(args).map_err(Failure::usage)?;
     let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone(), config.tls_min_version));
     let reloader = reloader.transpose().map_err(Failure::usage)?;
@@ -29,12 +37,55 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
-        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log).await
+        let news = announcement.map(|announcement| {
+            let (news, heard) = watch::channel(Standing::default());
+            tokio::spawn(announce(announcement, heard));
+            news
+        });
+        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log, news).await
     });
     // Whatever still runs has had its time.
     runtime.shutdown_background();
     result?;
     Ok(Outcome::Done)
+}
+
+/// Which pod Kubernetes is told of, and what.
+struct Announcement {
+    namespace: String,
+    pod: String,
+    uid: String,
+    events: bool,
+    condition: bool,
+}
+
+fn announcement(args: &AnnounceArgs) -> Option<Announcement> {
+    let AnnounceArgs { events, readiness_gate: condition, pod_name, pod_namespace, pod_uid } = args;
+    let (namespace, pod, uid) = (pod_namespace.clone()?, pod_name.clone()?, pod_uid.clone()?);
+    (*events || *condition).then_some(Announcement { namespace, pod, uid, events: *events, condition: *condition })
+}
+
+/// An API server that is away holds up nobody.
+async fn announce(announcement: Announcement, heard: watch::Receiver<Standing>) {
+    let Announcement { namespace, pod, uid, events, condition } = announcement;
+    let mut before = None;
+    let client = loop {
+        match connect(&Target::default()).await {
+            Ok(cluster) => break cluster.client,
+            Err(error) => {
+                let text = error.to_string();
+                if before.as_ref() != Some(&text) {
+                    warn!(error = text, "Kubernetes cannot be told of this pod's state");
+                }
+                if error.is_usage() {
+                    return;
+                }
+                before = Some(text);
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    };
+    Announcer { client, namespace, pod, uid, events, condition }.run(heard).await;
 }
 
 /// Watches over the rules where that is allowed; where it is not, the sidecar's canary is all there is.

@@ -36,6 +36,8 @@ pub const VOLUME: &str = "bypassctl-tls";
 pub const PREFIX: &str = "bypassctl.io/";
 /// The annotation that says which version injected.
 pub const INJECTED: &str = "bypassctl.io/injected";
+/// The condition that a pod's readiness gate waits for.
+pub const GATE: &str = "bypassctl.io/remoting-ready";
 /// User of the sidecar, whom the rules exempt.
 pub const AGENT_UID: i64 = 12552;
 
@@ -69,6 +71,10 @@ pub struct Options {
     pub tls_secret: String,
     /// By which packet filter the rules are made.
     pub backend: BackendChoice,
+    /// Whether the sidecar makes events of the pod.
+    pub events: bool,
+    /// Whether the pod is ready only while its remoting is.
+    pub readiness_gate: bool,
 }
 
 /// Why nothing was added to a pod.
@@ -120,7 +126,7 @@ pub enum Refused {
 }
 
 /// All annotations that the pod template may have.
-pub const ANNOTATIONS: [&str; 12] = [
+pub const ANNOTATIONS: [&str; 14] = [
     "bypassctl.io/inject",
     "bypassctl.io/injected",
     "bypassctl.io/image",
@@ -133,6 +139,8 @@ pub const ANNOTATIONS: [&str; 12] = [
     "bypassctl.io/allow",
     "bypassctl.io/tls-secret",
     "bypassctl.io/backend",
+    "bypassctl.io/events",
+    "bypassctl.io/readiness-gate",
 ];
 
 /// What is added to one pod.
@@ -144,10 +152,32 @@ pub struct Injection {
     pub containers: Vec<Value>,
     /// Behind the other volumes.
     pub volumes: Vec<Value>,
+    /// Behind the other gates.
+    pub readiness_gates: Vec<Value>,
     /// On the pod template.
     pub annotations: BTreeMap<String, String>,
     /// What somebody should know, although it works.
     pub notes: Vec<String>,
+}
+
+/// A list of a pod's spec, what is added to it, and whether before what is there.
+pub(super) type Addition<'a> = (&'static str, &'a [Value], bool);
+
+impl Injection {
+    /// What is added to which list of the pod's spec.
+    pub(super) fn additions(&self) -> [Addition<'_>; LISTS.len()] {
+        let items = [&self.init_containers, &self.containers, &self.volumes, &self.readiness_gates];
+        let first = [true, true, false, false];
+        std::array::from_fn(|i| (LISTS[i], &items[i][..], first[i]))
+    }
+}
+
+/// Lists of a pod's spec that something may be added to.
+const LISTS: [&str; 4] = ["initContainers", "containers", "volumes", "readinessGates"];
+
+/// Whether an item of one of [`LISTS`] is ours, by its `name` or `conditionType`.
+fn is_ours(name: Option<&str>, condition: Option<&str>) -> bool {
+    name.is_some_and(|name| NAMES.contains(&name)) || condition == Some(GATE)
 }
 
 /// What to add to a pod template, by the options and its own annotations; `None` if it wants nothing.
@@ -179,6 +209,8 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
             "permissive-until" => options.permissive_until = Some(value.to_owned()),
             "allow" => options.allow = value.split(',').map(|peer| peer.trim().to_owned()).collect(),
             "tls-secret" if !value.is_empty() => value.clone_into(&mut options.tls_secret),
+            "events" => options.events = yes_or_no(value).map_err(bad)?,
+            "readiness-gate" => options.readiness_gate = yes_or_no(value).map_err(bad)?,
             "backend" => options.backend = choice(value).map_err(bad)?,
             "image" | "tls-secret" => return Err(bad("it is empty".to_owned())),
             _ => return Err(Refused::UnknownAnnotation { name: key.clone() }),
@@ -198,13 +230,22 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
             })?;
     }
     refuse(kind, template, &options)?;
+    check_options(&options)?;
+    Ok(Some(containers::injection(name, template, &options)))
+}
+
+/// Whether a sidecar would start with these.
+///
+/// # Errors
+/// [`Refused::BadOption`].
+pub fn check_options(options: &Options) -> Result<(), Refused> {
     for peer in &options.allow {
         peer.parse::<Allow>().map_err(|error| Refused::BadOption("allow", error.to_string()))?;
     }
     if let Some(day) = &options.permissive_until {
         parse_date(day).map_err(|error| Refused::BadOption("permissive-until", error.to_string()))?;
     }
-    Ok(Some(containers::injection(name, template, &options)))
+    Ok(())
 }
 
 fn choice<T: clap::ValueEnum>(value: &str) -> Result<T, String> {
@@ -215,6 +256,10 @@ fn choice<T: clap::ValueEnum>(value: &str) -> Result<T, String> {
             .collect();
         format!("it is one of {}", known.join(", "))
     })
+}
+
+fn yes_or_no(value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| "say \"true\" or \"false\"".to_owned())
 }
 
 fn ports(value: &str) -> Result<Vec<PortRange>, PortError> {
@@ -236,13 +281,16 @@ fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused
         return Err(Refused::NeverOver(kind.to_owned()));
     }
     let uid = |of: &Value| of["securityContext"]["runAsUser"].as_i64();
-    for list in ["containers", "initContainers", "volumes"] {
+    for list in LISTS {
         for item in spec[list].as_array().into_iter().flatten() {
-            let name = item["name"].as_str().unwrap_or_default();
-            if NAMES.contains(&name) {
+            let condition = item["conditionType"].as_str();
+            let name = item["name"].as_str();
+            if is_ours(name, condition) {
+                let name = name.or(condition).unwrap_or_default();
                 return Err(Refused::ByHand(format!("{name} among its {list}")));
             }
-            if list != "volumes" && uid(item).or_else(|| uid(spec)) == Some(AGENT_UID) {
+            let name = name.unwrap_or_default();
+            if list.ends_with("ontainers") && uid(item).or_else(|| uid(spec)) == Some(AGENT_UID) {
                 return Err(Refused::AgentsUser(format!("container {name}")));
             }
         }
@@ -251,4 +299,4 @@ fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

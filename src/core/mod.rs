@@ -3,11 +3,13 @@
 //! Invariant: no file here touches a socket, a file, a process, the environment, the clock or a cluster;
 //! `tests/architecture.rs` holds it to that.
 
+pub mod admission;
 pub mod backend;
 pub mod breaker;
 pub mod checks;
 pub mod collector;
 pub mod config;
+pub(crate) mod crowd;
 pub mod drift;
 pub mod explain;
 pub mod facts;
@@ -17,6 +19,7 @@ pub mod inject;
 pub mod istio;
 pub mod manifests;
 pub mod membership;
+pub mod news;
 pub mod outcome;
 pub mod overview;
 pub mod plan;

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::core::crowd::{Crowd, Place};
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
-use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::socket::reset_on_close;
 use crate::proxy::workers::Seat;
 use crate::proxy::{Sidecar, inbound, outbound};

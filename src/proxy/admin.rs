@@ -26,8 +26,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::core::crowd::{Crowd, Place};
 use crate::core::faults::Fault;
-use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::faults::seconds_left;
 use crate::proxy::{Sidecar, page};
 use crate::tls::CertificateFacts;

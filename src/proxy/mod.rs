@@ -9,7 +9,6 @@ mod board;
 mod canary;
 mod circuits;
 mod connection;
-mod crowd;
 mod drain;
 mod faults;
 mod flood;
@@ -20,6 +19,7 @@ mod listen;
 pub mod log;
 mod memory;
 mod metrics;
+mod news;
 mod otlp;
 mod outbound;
 mod page;
@@ -44,7 +44,9 @@ use tokio_util::task::TaskTracker;
 
 pub use listen::Listeners;
 
+use crate::core::crowd::{Crowd, Place};
 use crate::core::drift::RulesState;
+use crate::core::news::Standing;
 use crate::core::outcome::{Gravity, Reason};
 use crate::core::route::Direction;
 use crate::core::sidecar::SidecarConfig;
@@ -52,7 +54,6 @@ use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
 use crate::proxy::circuits::Circuits;
 use crate::proxy::connection::Connection;
-use crate::proxy::crowd::{Crowd, Place};
 use crate::proxy::faults::Faults;
 use crate::proxy::flood::Flood;
 use crate::proxy::log::LogFilter;
@@ -126,7 +127,7 @@ struct Lifecycle {
 }
 
 /// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules, `log` what
-/// `/log` changes.
+/// `/log` changes, `news` who tells Kubernetes.
 ///
 /// # Errors
 /// If signals cannot be listened for, threads not started, or traces that are asked for not made.
@@ -136,6 +137,7 @@ pub async fn run(
     reloader: Option<Reloader>,
     rules: Option<watch::Receiver<RulesState>>,
     log: LogFilter,
+    news: Option<watch::Sender<Standing>>,
 ) -> Result<(), ProxyError> {
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
     let observe = &config.observe;
@@ -174,6 +176,9 @@ pub async fn run(
     }
     services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
     services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    if let Some(news) = news {
+        services.spawn(stopped_by(stop.clone(), news::watch(Arc::clone(&sidecar), news)));
+    }
     services.spawn(stopped_by(stop.clone(), memory::watch(Arc::clone(&sidecar))));
     if sidecar.faults.enabled() {
         tracing::warn!("--fault-injection: whoever reaches the admin port over loopback may order faults");

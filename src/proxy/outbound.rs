@@ -11,12 +11,12 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
 use crate::core::route::{self, OriginalDst, Route};
 use crate::proxy::Sidecar;
 use crate::proxy::connection::Connection;
-use crate::proxy::crowd::Place;
 use crate::proxy::handshake::{Agreed, Failed, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};

@@ -187,7 +187,7 @@ impl Credentials {
 
 /// AES-128-GCM first: half the cost of AES-256 in the bulk of the work, and no weaker link than the P-256 and X25519
 /// beside it. The last two serve native Akka 2.6 peers on TLS 1.2 (`RotatingKeysSSLEngineProvider`).
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     const SUITES: [SupportedCipherSuite; 7] = [
         suite::TLS13_AES_128_GCM_SHA256,
         suite::TLS13_AES_256_GCM_SHA384,
@@ -230,7 +230,7 @@ fn configurations(
     Ok((Arc::new(client), Arc::new(server)))
 }
 
-fn check_dates(
+pub(super) fn check_dates(
     what: &'static str,
     path: &Path,
     certificate: &CertificateFacts,
@@ -246,7 +246,7 @@ fn check_dates(
     Ok(())
 }
 
-fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
     let what = "certificate";
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|error| {
         CredentialError::NotUsable { what, path: path.to_owned(), detail: format!("malformed PEM: {error}") }
@@ -254,7 +254,7 @@ fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, C
     if chain.is_empty() { Err(no_pem(what, pem, path)) } else { Ok(chain) }
 }
 
-fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
+pub(super) fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
     let what = "private key";
     let not_usable = |detail: String| CredentialError::NotUsable { what, path: path.to_owned(), detail };
     match PrivateKeyDer::pem_slice_iter(pem).next() {
@@ -280,7 +280,7 @@ fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
     CredentialError::NotUsable { what, path, detail }
 }
 
-fn pair(
+pub(super) fn pair(
     chain: Vec<CertificateDer<'static>>,
     mut key: PrivateKeyDer<'static>,
     files: &TlsFiles,

@@ -66,8 +66,11 @@ fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError
     read_regular(path).map_err(failed)
 }
 
-/// Opening a FIFO would wait for its writer, for ever perhaps, and a device may have no end.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a file that is one: opening a FIFO would wait for its writer, for ever perhaps, and a device may have no end.
+///
+/// # Errors
+/// The system's, or if it is larger than 4 MiB.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {

@@ -31,8 +31,8 @@ fn every_long_option_is_an_environment_variable_of_the_same_name() {
             let Some(long) = arg.get_long() else { continue };
             let env = arg.get_env().unwrap_or_else(|| panic!("--{long} has no environment variable"));
             let expected = match long {
-                // The names that manifests give to the downward API's addresses.
-                "pod-ip" | "host-ip" => long.to_uppercase().replace('-', "_"),
+                // The names that manifests give to what the downward API says.
+                "pod-ip" | "host-ip" | "pod-name" | "pod-namespace" | "pod-uid" => long.to_uppercase().replace('-', "_"),
                 _ => format!("BYPASSCTL_{}", long.to_uppercase().replace('-', "_")),
             };
             assert_eq!(env.to_str().unwrap(), expected);

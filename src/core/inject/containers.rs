@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::backend::BackendChoice;
 use crate::core::config::DEFAULT_ADMIN_PORT;
-use crate::core::inject::{AGENT_UID, INIT, INJECTED, Injection, Options, SIDECAR, SidecarKind, VOLUME};
+use crate::core::inject::{AGENT_UID, GATE, INIT, INJECTED, Injection, Options, SIDECAR, SidecarKind, VOLUME};
 use crate::core::route::TlsMode;
 
 /// Where the sidecar finds its certificate.
@@ -17,12 +17,16 @@ pub(super) fn injection(name: &str, template: &Value, options: &Options) -> Inje
         init_containers: vec![init(options)],
         containers: Vec::new(),
         volumes: Vec::new(),
+        readiness_gates: Vec::new(),
         annotations: BTreeMap::from([(INJECTED.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         notes: notes(template, options),
     };
     match options.sidecar {
         SidecarKind::Native => injection.init_containers.push(sidecar(options)),
         SidecarKind::Classic => injection.containers.push(sidecar(options)),
+    }
+    if options.readiness_gate {
+        injection.readiness_gates.push(json!({"conditionType": GATE}));
     }
     if options.mode != TlsMode::Disabled {
         // Read by the sidecar's user alone, since nobody else mounts it; an fsGroup would change the app's volumes too.
@@ -79,7 +83,17 @@ fn sidecar(options: &Options) -> Value {
     if options.mode != TlsMode::Disabled {
         args.push(format!("--tls-dir={TLS_DIR}"));
     }
+    args.extend(options.events.then(|| "--events".to_owned()));
+    args.extend(options.readiness_gate.then(|| "--readiness-gate".to_owned()));
     let mut container = container(SIDECAR, args, options);
+    if options.events || options.readiness_gate {
+        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+        container["env"] = json!([
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+            field("POD_UID", "metadata.uid"),
+        ]);
+    }
     if options.sidecar == SidecarKind::Native {
         container["restartPolicy"] = "Always".into();
     }
@@ -115,6 +129,19 @@ fn word<T: clap::ValueEnum>(choice: T) -> String {
 
 fn notes(template: &Value, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
+    let spec = &template["spec"];
+    if options.events || options.readiness_gate {
+        let account = spec["serviceAccountName"].as_str().unwrap_or("default");
+        let rights = match (options.events, options.readiness_gate) {
+            (true, true) => "create and patch on events of events.k8s.io, and patch on pods/status",
+            (true, false) => "create and patch on events of events.k8s.io",
+            _ => "patch on pods/status, without which the pod never becomes ready",
+        };
+        notes.push(format!("service account {account} needs {rights}"));
+        if spec["automountServiceAccountToken"] == false {
+            notes.push("the sidecar has no token for that: automountServiceAccountToken is false".to_owned());
+        }
+    }
     for container in template["spec"]["containers"].as_array().into_iter().flatten() {
         let name = container["name"].as_str().unwrap_or_default();
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {

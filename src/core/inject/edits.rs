@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::core::inject::emit::yaml;
 use crate::core::inject::tree::{Kind, Node, Place};
-use crate::core::inject::{INJECTED, Injection, NAMES};
+use crate::core::inject::{INJECTED, Injection, LISTS, is_ours};
 
 /// Changes to a text, at places of the text as it was.
 pub(super) struct Edits<'t> {
@@ -95,11 +95,7 @@ impl<'t> Edits<'t> {
                 None => self.add_entries(metadata, &serde_json::json!({ "annotations": annotations }))?,
             },
         }
-        for (name, items) in [
-            ("initContainers", &injection.init_containers),
-            ("containers", &injection.containers),
-            ("volumes", &injection.volumes),
-        ] {
+        for (name, items, _) in injection.additions() {
             if items.is_empty() {
                 continue;
             }
@@ -225,9 +221,10 @@ impl<'t> Edits<'t> {
             }
         }
         let Some(spec) = template.get("spec") else { return };
-        for name in ["initContainers", "containers", "volumes"] {
+        for name in LISTS {
             let Some((key, list)) = spec.entry(name) else { continue };
-            let ours = |item: &Node| item.get("name").and_then(Node::text).is_some_and(|name| NAMES.contains(&name));
+            let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
+            let ours = |item: &Node| is_ours(text(item, "name").as_deref(), text(item, "conditionType").as_deref());
             let items = list.items();
             let is_block = matches!(list.kind, Kind::Sequence { flow: false, .. });
             let in_flow = matches!(spec.kind, Kind::Mapping { flow: true, .. });

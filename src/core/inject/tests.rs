@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         image: "registry.example/bypassctl:0.1.0".to_owned(),
         pull_policy: None,
@@ -13,6 +13,8 @@ fn options() -> Options {
         allow: Vec::new(),
         tls_secret: "{name}-remoting-tls".to_owned(),
         backend: BackendChoice::Auto,
+        events: false,
+        readiness_gate: false,
     }
 }
 
@@ -222,4 +224,28 @@ fn a_probe_of_remoting_is_worth_a_note() {
     ]}}));
     let notes = injection.unwrap().unwrap().notes;
     assert!(notes.len() == 1 && notes[0].starts_with("livenessProbe of container a"), "{notes:?}");
+}
+
+#[test]
+fn a_gate_comes_with_what_the_sidecar_needs_to_open_it_and_goes_with_it() {
+    let mut options = options();
+    (options.events, options.readiness_gate) = (true, true);
+    let gated = PLAIN
+        .replace("      containers:\n", "      readinessGates:\n      - conditionType: other\n      containers:\n");
+    for before in [PLAIN.to_owned(), gated] {
+        let edited = inject(&before, &options).unwrap();
+        for part in ["- conditionType: bypassctl.io/remoting-ready", "--readiness-gate", "--events", "POD_UID"] {
+            assert_eq!(edited.text.matches(part).count(), 1, "{part}: {}", edited.text);
+        }
+        let notes = format!("{:?}", edited.notes);
+        assert!(notes.contains("service account my-service needs create and patch on events"), "{notes}");
+        assert_eq!(inject(&edited.text, &options).unwrap().text, edited.text);
+        assert_eq!(uninject(&edited.text).unwrap().text, before);
+    }
+    let annotated = PLAIN.replace(
+        "      labels:",
+        "      annotations:\n        bypassctl.io/readiness-gate: \"perhaps\"\n      labels:",
+    );
+    let error = inject(&annotated, &options).unwrap_err().to_string();
+    assert!(error.contains("bypassctl.io/readiness-gate") && error.contains("true"), "{error}");
 }

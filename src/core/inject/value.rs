@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::inject::{INJECTED, Injection, NAMES};
+use crate::core::inject::{INJECTED, Injection, LISTS, is_ours};
 
 /// Whether `inject` has been here.
 #[must_use]
@@ -21,11 +21,7 @@ pub fn apply(template: &mut Value, injection: &Injection) {
         annotations.insert(name.clone(), value.as_str().into());
     }
     let spec = object(object(template).entry("spec").or_insert_with(|| json!({})));
-    for (list, items, first) in [
-        ("initContainers", &injection.init_containers, true),
-        ("containers", &injection.containers, true),
-        ("volumes", &injection.volumes, false),
-    ] {
+    for (list, items, first) in injection.additions() {
         if items.is_empty() {
             continue;
         }
@@ -51,9 +47,9 @@ pub fn remove(template: &mut Value) {
         }
     }
     let Some(Value::Object(spec)) = template.get_mut("spec") else { return };
-    for list in ["initContainers", "containers", "volumes"] {
+    for list in LISTS {
         let Some(Value::Array(items)) = spec.get_mut(list) else { continue };
-        items.retain(|item| !item["name"].as_str().is_some_and(|name| NAMES.contains(&name)));
+        items.retain(|item| !is_ours(item["name"].as_str(), item["conditionType"].as_str()));
         if items.is_empty() {
             spec.shift_remove(list);
         }

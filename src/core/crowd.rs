@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts by source address; an address without any is not kept.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     counts: Mutex<HashMap<IpAddr, usize>>,
     most: usize,
     spares_loopback: bool,
@@ -14,24 +14,24 @@ pub(super) struct Crowd {
 
 /// One counted place, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     crowd: Arc<Crowd>,
     source: IpAddr,
 }
 
 impl Crowd {
     /// At most this many a source, but for loopback, which is this pod itself.
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { counts: Mutex::default(), most, spares_loopback: true })
     }
 
     /// At most this many a source, whatever it is.
-    pub(super) fn strict(most: usize) -> Arc<Self> {
+    pub(crate) fn strict(most: usize) -> Arc<Self> {
         Arc::new(Self { counts: Mutex::default(), most, spares_loopback: false })
     }
 
     /// A place for the source; `None` if it has as many as it may.
-    pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
         let source = source.to_canonical();
         if !(self.spares_loopback && source.is_loopback()) {
             let mut counts = self.counts();
