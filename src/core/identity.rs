@@ -193,6 +193,9 @@ impl FromStr for Allow {
         if prefix.starts_with(SCHEME) && (prefix.contains('*') || !prefix[SCHEME.len()..].contains('/')) {
             return Err(IdentityError::Star(text.to_owned()));
         }
+        if !prefix.starts_with(SCHEME) {
+            return Err(IdentityError::UnknownForm(text.to_owned()));
+        }
         split_spiffe(prefix)?;
         Ok(Self::SpiffePrefix(prefix.to_owned()))
     }
@@ -235,7 +238,8 @@ mod tests {
         for (text, part) in [
             ("", "is no identity"),
             ("cart", "is no identity"),
-            ("*", "is no identity"),
+            ("*", "\"*\" is no identity"),
+            ("shop*", "\"shop*\" is no identity"),
             ("CA", "is no identity"),
             ("SPIFFE://a/b", "is no identity"),
             ("spiffe://", "no trust domain"),

@@ -15,9 +15,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::core::crowd::{Crowd, Place};
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
+use crate::proxy::connection::Connection;
 use crate::proxy::socket::reset_on_close;
 use crate::proxy::workers::Seat;
-use crate::proxy::{Sidecar, inbound, outbound};
+use crate::proxy::{Joined, Sidecar, inbound, outbound};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -131,14 +132,33 @@ async fn serve(
     _open: (OwnedSemaphorePermit, Seat),
     unfinished: Option<Unfinished>,
 ) {
-    // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
-    let reason = match direction {
-        Direction::Inbound => Some(inbound::serve(stream, unfinished, &sidecar, &mut connection).await),
-        Direction::Outbound => outbound::serve(stream, &sidecar, &mut connection).await,
+    // Boxed: what dialling and the handshake need is not to be kept for the days that the connection lives.
+    let Some(met) = Box::pin(meet(stream, unfinished, &sidecar, &mut connection)).await else { return };
+    let reason = match met {
+        Ok(joined) => {
+            let reason = sidecar.pump(joined, &mut connection).await;
+            if direction == Direction::Outbound {
+                outbound::learn(&sidecar, &connection, reason);
+            }
+            reason
+        }
+        Err(reason) => reason,
     };
-    if let Some(reason) = reason {
-        sidecar.ended(&mut connection, reason);
+    sidecar.ended(&mut connection, reason);
+}
+
+/// App and peer; `None` if there is nothing to be said of the connection.
+async fn meet(
+    stream: std::net::TcpStream,
+    unfinished: Option<Unfinished>,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Option<Result<Joined, Reason>> {
+    // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
+    let stream = TcpStream::from_std(stream).ok()?;
+    match connection.direction {
+        Direction::Inbound => Some(inbound::meet(stream, unfinished, sidecar, connection).await),
+        Direction::Outbound => outbound::meet(stream, sidecar, connection).await,
     }
 }

@@ -34,7 +34,7 @@ const FLIGHT: usize = 4096;
 const MOST_INCOMING: usize = 128 * 1024;
 
 /// What a finished handshake agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Agreed {
     /// `TLS 1.3` or `TLS 1.2`.
     pub(super) version: &'static str,
@@ -217,17 +217,25 @@ impl Unsecured {
 }
 
 /// Shakes hands; the peer is authorized in it. Needs to be given a limit in time.
-pub(super) async fn shake_hands(mut stream: TcpStream, session: Session) -> Result<Peer, Unsecured> {
-    let mut session = Box::new(session);
+pub(super) async fn shake_hands(mut stream: TcpStream, session: Session) -> Result<(Peer, Agreed), Unsecured> {
+    let mut session = session;
     let mut incoming = Vec::new();
     let mut first_byte = None;
-    match exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await {
-        Ok(()) => {
+    let shaken = exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await.and_then(|()| {
+        let agreed = session.state().map(Agreed::of).unwrap_or_default();
+        Ok((session.establish().map_err(broken)?, agreed))
+    });
+    match shaken {
+        Ok((session, agreed)) => {
             incoming.shrink_to_fit();
-            Ok(Peer { stream, session: Some(session), unopened: incoming })
+            Ok((Peer { stream, session: Some(session), unopened: incoming }, agreed))
         }
         Err(error) => Err(Unsecured { error, stream, first_byte }),
     }
+}
+
+fn broken(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 async fn exchange(
@@ -242,7 +250,7 @@ async fn exchange(
         // A failed handshake's last word is an alert. That it does not arrive says less than why it is sent.
         let written = stream.write_all(outgoing.filled()).await;
         outgoing.clear();
-        if done.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
+        if done.map_err(broken)? {
             return written;
         }
         written?;

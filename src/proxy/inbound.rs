@@ -10,55 +10,50 @@ use tokio::net::TcpStream;
 use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode};
 use crate::core::wire::FirstBytes;
-use crate::proxy::Sidecar;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
-use crate::proxy::handshake::{Agreed, Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
+use crate::proxy::crowd::Place;
+use crate::proxy::handshake::{Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::{Joined, Sidecar};
 use crate::tls::Session;
 
-/// Serves a connection to its end.
-pub(super) async fn serve(
+/// Lets the peer in and dials the app.
+pub(super) async fn meet(
     peer: TcpStream,
     unfinished: Option<Unfinished>,
     sidecar: &Sidecar,
     connection: &mut Connection,
-) -> Reason {
-    let entered = Box::pin(async {
+) -> Result<Joined, Reason> {
+    let entered = async {
         let target = destination(&peer, sidecar)?;
         connection.target = Some(target);
         sidecar.enter(connection).await
-    });
-    let _place = match entered.await {
+    };
+    let place = match entered.await {
         Ok(place) => place,
         Err(reason) => {
             reset_on_close(&peer);
-            return reason;
+            return Err(reason);
         }
     };
-    // Boxed: what a handshake needs is not to be kept for the days that the connection lives.
-    match Box::pin(decide(&peer, unfinished.as_ref(), sidecar, connection)).await {
-        Ok(Route::TerminateTls) => match Box::pin(terminate(peer, unfinished.as_ref(), sidecar, connection)).await {
-            Ok(peer) => {
-                drop(unfinished);
-                hand_over(peer, sidecar, connection).await
-            }
-            Err(reason) => reason,
-        },
+    let peer = match decide(&peer, unfinished.as_ref(), sidecar, connection).await {
+        Ok(Route::TerminateTls) => terminate(peer, unfinished.as_ref(), sidecar, connection).await?,
         Ok(Route::Passthrough) => {
-            drop(unfinished);
             connection.plaintext = true;
             sidecar.board.plaintext(connection);
             sidecar.metrics.plaintext_accepted.inc();
-            hand_over(Peer::in_plaintext(peer), sidecar, connection).await
+            Peer::in_plaintext(peer)
         }
         Ok(Route::OriginateTls { .. }) => unreachable!("an arriving connection never begins TLS"),
         Ok(Route::Reject(reason)) | Err(reason) => {
             reset_on_close(&peer);
-            reason
+            return Err(reason);
         }
-    }
+    };
+    drop(unfinished);
+    hand_over(peer, place, sidecar, connection).await
 }
 
 fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason> {
@@ -93,14 +88,14 @@ async fn terminate(
 ) -> Result<Peer, Reason> {
     let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
     let started = std::time::Instant::now();
-    let session = Session::server(std::sync::Arc::clone(&credentials.server));
+    let session = Session::server(&credentials.server);
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let limit = sidecar.config.limits.handshake_timeout;
     let patience = Patience { started: connection.started, limit, unfinished };
     match patience.with(HURRIED, shake_hands(peer, session)).await {
-        Some(Ok(peer)) => {
+        Some(Ok((peer, agreed))) => {
             sidecar.shook_hands(connection, started);
-            connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
+            connection.agreed = Some(agreed);
             Ok(peer)
         }
         Some(Err(unsecured)) => {
@@ -111,18 +106,18 @@ async fn terminate(
     }
 }
 
-async fn hand_over(peer: Peer, sidecar: &Sidecar, connection: &mut Connection) -> Reason {
-    let Some(target) = connection.target else { return Reason::NotRedirected };
+async fn hand_over(peer: Peer, place: Place, sidecar: &Sidecar, connection: &mut Connection) -> Result<Joined, Reason> {
+    let Some(target) = connection.target else { return Err(Reason::NotRedirected) };
     let started = std::time::Instant::now();
-    match Box::pin(dial(target, FarEnd::App, CONNECT_TIMEOUT)).await {
+    match dial(target, FarEnd::App, CONNECT_TIMEOUT).await {
         Ok(app) => {
             sidecar.dialled(connection, started);
-            sidecar.pump(app, peer, connection).await
+            Ok(Joined { app, peer, place })
         }
         Err(error) => {
             connection.detail = Some(error.to_string());
             reset_on_close(&peer.stream);
-            Reason::AppUnreachable
+            Err(Reason::AppUnreachable)
         }
     }
 }

@@ -11,6 +11,12 @@ pub enum LogFilterError {
     /// Nothing, which would silence everything but errors.
     #[error("it is empty: write error, warn, info, debug, trace, off, or directives such as bypassctl::proxy=debug")]
     Empty,
+    /// A comma too many; what was meant behind it is not known.
+    #[error("{0:?} has an empty part: between commas stands a level, or a directive such as bypassctl::proxy=debug")]
+    EmptyPart(String),
+    /// A directive without its level, which tracing would take for all levels.
+    #[error("{0:?} has no level behind its =, or no module before it: write MODULE=LEVEL")]
+    Half(String),
     /// tracing would take the word for a module, and show nothing but that module.
     #[error("{0:?} is no level (error, warn, info, debug, trace, off); if it names a module, write {0}=LEVEL")]
     NoLevel(String),
@@ -30,9 +36,18 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
     }
     // Commas within [span{field=value,…}] separate no directives, and such a directive is no bare word.
     if !text.contains('[') {
+        let parts = || text.split(',').map(str::trim);
+        if parts().any(str::is_empty) {
+            return Err(LogFilterError::EmptyPart(text.to_owned()));
+        }
+        let half =
+            |part: &&str| part.split_once('=').is_some_and(|(module, level)| module.is_empty() || level.is_empty());
+        if let Some(part) = parts().find(half) {
+            return Err(LogFilterError::Half(part.to_owned()));
+        }
         let bare = |word: &&str| !word.contains(['=', ':']);
         let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
-        if let Some(word) = text.split(',').map(str::trim).filter(bare).find(|word| !is_level(word)) {
+        if let Some(word) = parts().filter(bare).find(|word| !is_level(word)) {
             return Err(LogFilterError::NoLevel(word.to_owned()));
         }
     }
@@ -101,6 +116,10 @@ mod tests {
             ("debgu", "\"debgu\" is no level"),
             ("info,rustls", "write rustls=LEVEL"),
             ("bypassctl=loud", "expected one of"),
+            ("info,info=", "\"info=\" has no level"),
+            ("=debug", "\"=debug\" has no level"),
+            ("info,,rustls=debug", "has an empty part"),
+            ("info,", "has an empty part"),
         ] {
             let error = parse_filter(text).expect_err(text).to_string();
             assert!(error.contains(part), "{text:?}: {error}");

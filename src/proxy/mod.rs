@@ -90,6 +90,15 @@ pub enum ProxyError {
     Traces(#[from] otlp::OtlpError),
 }
 
+/// App and peer, ready to be joined.
+#[derive(Debug)]
+struct Joined {
+    app: TcpStream,
+    peer: Peer,
+    /// Among the connections with the other pod.
+    place: Place,
+}
+
 /// What every connection and every page of the admin port share.
 #[derive(Debug)]
 struct Sidecar {
@@ -246,15 +255,16 @@ impl Sidecar {
     }
 
     /// Copies between app and peer to the end of the connection.
-    async fn pump(&self, app: TcpStream, peer: Peer, connection: &mut Connection) -> Reason {
+    async fn pump(&self, joined: Joined, connection: &mut Connection) -> Reason {
+        let Joined { app, peer, place: _place } = joined;
         let _live = self.board.open(connection, &self.metrics);
         if let Some(traces) = &self.traces {
             traces.joined(connection);
         }
-        let gate = self.faults.gate(connection.marked());
+        let gate = self.faults.gate(connection.marked()).map(Box::new);
         let limits = &self.config.limits;
         let bounds =
-            Bounds { half_close_timeout: limits.half_close_timeout, end: &self.lifecycle.end, gate: gate.as_ref() };
+            Bounds { half_close_timeout: limits.half_close_timeout, end: &self.lifecycle.end, gate: gate.as_deref() };
         let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
         connection.detail = error.map(|error| error.to_string());
         reason

@@ -15,43 +15,47 @@ use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
 use crate::core::route::{self, OriginalDst, Route};
-use crate::proxy::Sidecar;
 use crate::proxy::connection::Connection;
-use crate::proxy::handshake::{Agreed, Failed, shake_hands};
+use crate::proxy::handshake::{Failed, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::{Joined, Sidecar};
 use crate::tls::Session;
 
 /// Between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// Serves a connection to its end; `None` if it was the sidecar's own canary.
-pub(super) async fn serve(app: TcpStream, sidecar: &Sidecar, connection: &mut Connection) -> Option<Reason> {
+/// Reaches the peer that the app dials; `None` if it was the sidecar's own canary.
+pub(super) async fn meet(
+    app: TcpStream,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Option<Result<Joined, Reason>> {
     let original = original_dst(&app).unwrap_or(OriginalDst::NotRedirected);
     if let OriginalDst::Known(address) = original
         && CANARY.contains(&address.ip())
     {
-        Box::pin(sidecar.canary.receive(app)).await;
+        sidecar.canary.receive(app).await;
         return None;
     }
-    // Boxed: what dialling and the handshake need is not to be kept for the days that the connection lives.
-    let (peer, _place) = match Box::pin(reach_peer(&app, original, sidecar, connection)).await {
-        Ok(reached) => reached,
+    match reach_peer(&app, original, sidecar, connection).await {
+        Ok((peer, place)) => Some(Ok(Joined { app, peer, place })),
         Err(reason) => {
             reset_on_close(&app);
-            return Some(reason);
+            Some(Err(reason))
         }
-    };
+    }
+}
+
+/// What a connection that has ended says of its peer.
+pub(super) fn learn(sidecar: &Sidecar, connection: &Connection, reason: Reason) {
     let target = connection.peer();
-    let tls = peer.session.is_some();
-    let reason = sidecar.pump(app, peer, connection).await;
-    if tls {
+    if connection.agreed.is_some() {
         sidecar.peer_memory.saw_tls(target);
     } else if matches!(reason, Reason::PeerReset | Reason::PeerTimedOut) {
         sidecar.peer_memory.forget_plaintext(target);
     }
-    Some(reason)
 }
 
 async fn reach_peer(
@@ -128,13 +132,13 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
     let stream = connect(sidecar, connection).await?;
     let name = ServerName::IpAddress(connection.peer().ip().into());
     let started = Instant::now();
-    let session = Session::client(std::sync::Arc::clone(&credentials.client), name);
+    let session = Session::client(&credentials.client, name);
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let timeout = sidecar.config.limits.handshake_timeout;
     match tokio::time::timeout(timeout, shake_hands(stream, session)).await {
-        Ok(Ok(peer)) => {
+        Ok(Ok((peer, agreed))) => {
             sidecar.shook_hands(connection, started);
-            connection.agreed = peer.session.as_ref().map(|session| Agreed::of(session.state()));
+            connection.agreed = Some(agreed);
             sidecar.peer_memory.saw_tls(connection.peer());
             Ok(Some(peer))
         }

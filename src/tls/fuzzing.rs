@@ -78,6 +78,12 @@ fn server() -> Arc<ServerConfig> {
         .server
 }
 
+/// What a peer that may connect sends behind its handshake: instructions, see [`record::fuzzing`]. Nothing of it may be
+/// handed out that it has not sealed, and after an error there is nothing any more.
+pub fn records(bytes: &[u8]) {
+    crate::tls::record::fuzzing::records(bytes);
+}
+
 fn files() -> TlsFiles {
     TlsFiles { certificate: "tls.crt".into(), key: "tls.key".into(), ca: "ca.crt".into() }
 }

@@ -10,6 +10,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod issue;
+mod record;
 mod reload;
 mod serving;
 mod session;

@@ -1,22 +1,27 @@
 //! A TLS connection without its socket: ciphertext in, plaintext out, and the other way round.
 //!
+//! rustls shakes hands, and serves TLS 1.2 to the end. TLS 1.3's records are ours once it is done ([`Records`]).
+//!
 //! Invariant: between calls it holds no bytes of anybody's. [`Session::open`] takes in whole records and hands out all
-//! that was in them, so an idle connection costs its keys and nothing more. rustls's buffered connection would keep at
-//! least 4 KiB, and take small pieces from the socket.
+//! that was in them, so an idle connection costs its keys and nothing more. rustls sees no record behind its handshake
+//! unless it goes on to serve the connection, so none is lost between the two.
 
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::ServerName;
 
 use crate::tls::buffer::Buffer;
+use crate::tls::record::{Records, Role, TrafficSecrets};
 
 /// One end of a TLS connection.
 pub struct Session {
     side: Side,
+    /// Whole records that rustls has seen and not let go of, in bytes.
+    shown: usize,
     /// The peer said close_notify: nothing of its comes after it.
     peer_closed: bool,
 }
@@ -27,9 +32,11 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// Boxed: what rustls needs is large, and is to be gone with it.
 enum Side {
-    Client(UnbufferedClientConnection),
-    Server(UnbufferedServerConnection),
+    Client(Box<UnbufferedClientConnection>, Arc<TrafficSecrets>),
+    Server(Box<UnbufferedServerConnection>, Arc<TrafficSecrets>),
+    Established(Box<Records>),
 }
 
 /// What [`Session::open`] found.
@@ -53,25 +60,70 @@ impl Session {
     ///
     /// # Errors
     /// If rustls cannot make one.
-    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        Ok(Self { side: Side::Client(UnbufferedClientConnection::new(config, name)?), peer_closed: false })
+    pub fn client(config: &Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
+        let secrets = Arc::<TrafficSecrets>::default();
+        let mut config = ClientConfig::clone(config);
+        config.key_log = Arc::clone(&secrets) as Arc<_>;
+        config.enable_secret_extraction = true;
+        let client = UnbufferedClientConnection::new(Arc::new(config), name)?;
+        Ok(Self::new(Side::Client(Box::new(client), secrets)))
     }
 
     /// The end of whoever is dialled.
     ///
     /// # Errors
     /// If rustls cannot make one.
-    pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        Ok(Self { side: Side::Server(UnbufferedServerConnection::new(config)?), peer_closed: false })
+    pub fn server(config: &Arc<ServerConfig>) -> Result<Self, Error> {
+        let secrets = Arc::<TrafficSecrets>::default();
+        let mut config = ServerConfig::clone(config);
+        config.key_log = Arc::clone(&secrets) as Arc<_>;
+        config.enable_secret_extraction = true;
+        let server = UnbufferedServerConnection::new(Arc::new(config))?;
+        Ok(Self::new(Side::Server(Box::new(server), secrets)))
     }
 
-    /// What was agreed on.
+    const fn new(side: Side) -> Self {
+        Self { side, shown: 0, peer_closed: false }
+    }
+
+    /// What was agreed on; `None` once the session is established.
     #[must_use]
-    pub fn state(&self) -> &CommonState {
+    pub fn state(&self) -> Option<&CommonState> {
         match &self.side {
-            Side::Client(client) => client,
-            Side::Server(server) => server,
+            Side::Client(client, _) => Some(client),
+            Side::Server(server, _) => Some(server),
+            Side::Established(_) => None,
         }
+    }
+
+    /// After the handshake: lets go of all that served it. TLS 1.2 stays with rustls.
+    ///
+    /// # Errors
+    /// If rustls does not hand over.
+    pub fn establish(self) -> Result<Self, Error> {
+        let Self { side, shown, peer_closed } = self;
+        let suite = |state: &CommonState| match state.negotiated_cipher_suite() {
+            Some(SupportedCipherSuite::Tls13(suite)) if shown == 0 && !peer_closed => Some(suite),
+            _ => None,
+        };
+        let records = match side {
+            Side::Client(client, secrets) => match suite(&client) {
+                None => return Ok(Self { side: Side::Client(client, secrets), shown, peer_closed }),
+                Some(suite) => {
+                    let (extracted, _) = client.dangerous_into_kernel_connection()?;
+                    Records::new(Role::Client, suite, &secrets, &extracted)?
+                }
+            },
+            Side::Server(server, secrets) => match suite(&server) {
+                None => return Ok(Self { side: Side::Server(server, secrets), shown, peer_closed }),
+                Some(suite) => {
+                    let (extracted, _) = server.dangerous_into_kernel_connection()?;
+                    Records::new(Role::Server, suite, &secrets, &extracted)?
+                }
+            },
+            established @ Side::Established(_) => return Ok(Self::new(established)),
+        };
+        Ok(Self::new(Side::Established(Box::new(records))))
     }
 
     /// Goes on with the handshake: takes whole records from `incoming`, appends to `outgoing` what the peer has to be
@@ -80,9 +132,11 @@ impl Session {
     /// # Errors
     /// If the handshake failed; `outgoing` then ends with the alert.
     pub fn handshake(&mut self, incoming: &mut Vec<u8>, outgoing: &mut Buffer) -> Result<bool, Error> {
-        match &mut self.side {
-            Side::Client(client) => handshake(client, incoming, outgoing, &mut self.peer_closed),
-            Side::Server(server) => handshake(server, incoming, outgoing, &mut self.peer_closed),
+        let Self { side, shown, peer_closed } = self;
+        match side {
+            Side::Client(client, _) => handshake(&mut **client, incoming, outgoing, shown, peer_closed),
+            Side::Server(server, _) => handshake(&mut **server, incoming, outgoing, shown, peer_closed),
+            Side::Established(_) => Ok(true),
         }
     }
 
@@ -93,8 +147,12 @@ impl Session {
     /// If the peer broke the protocol or sent an alert. What came before is in `plain`; `outgoing` ends with our alert.
     pub fn open(&mut self, incoming: &mut [u8], plain: &mut Buffer, outgoing: &mut Buffer) -> Result<Opened, Error> {
         match &mut self.side {
-            Side::Client(client) => open(client, incoming, plain, outgoing, &mut self.peer_closed),
-            Side::Server(server) => open(server, incoming, plain, outgoing, &mut self.peer_closed),
+            Side::Client(client, _) => open(&mut **client, incoming, plain, outgoing, &mut self.peer_closed),
+            Side::Server(server, _) => open(&mut **server, incoming, plain, outgoing, &mut self.peer_closed),
+            Side::Established(records) => {
+                let consumed = records.open(incoming, plain, outgoing)?;
+                Ok(Opened { consumed, closed: records.peer_closed() })
+            }
         }
     }
 
@@ -104,7 +162,11 @@ impl Session {
     /// # Errors
     /// If the keys have served for as many bytes as they may (TLS 1.2).
     pub fn seal(&mut self, unopened: &mut [u8], plain: &[u8], outgoing: &mut Buffer) -> Result<(), Error> {
-        self.put(unopened, Outgoing::Bytes(plain), outgoing)
+        match &mut self.side {
+            Side::Client(client, _) => put(&mut **client, unopened, Outgoing::Bytes(plain), outgoing),
+            Side::Server(server, _) => put(&mut **server, unopened, Outgoing::Bytes(plain), outgoing),
+            Side::Established(records) => records.seal(plain, outgoing),
+        }
     }
 
     /// Says close_notify: nothing of ours comes after it.
@@ -112,13 +174,18 @@ impl Session {
     /// # Errors
     /// As [`Session::seal`].
     pub fn close(&mut self, unopened: &mut [u8], outgoing: &mut Buffer) -> Result<(), Error> {
-        self.put(unopened, Outgoing::CloseNotify, outgoing)
+        match &mut self.side {
+            Side::Client(client, _) => put(&mut **client, unopened, Outgoing::CloseNotify, outgoing),
+            Side::Server(server, _) => put(&mut **server, unopened, Outgoing::CloseNotify, outgoing),
+            Side::Established(records) => records.close(outgoing),
+        }
     }
 
-    fn put(&mut self, unopened: &mut [u8], what: Outgoing<'_>, outgoing: &mut Buffer) -> Result<(), Error> {
-        match &mut self.side {
-            Side::Client(client) => put(client, unopened, what, outgoing),
-            Side::Server(server) => put(server, unopened, what, outgoing),
+    #[cfg(test)]
+    pub(super) fn into_records(self) -> Records {
+        match self.side {
+            Side::Established(records) => *records,
+            _ => panic!("rustls serves it"),
         }
     }
 }
@@ -146,14 +213,17 @@ impl Process for UnbufferedServerConnection {
     }
 }
 
+/// Shows rustls one record more only if it cannot go on without: what comes behind the handshake stays as it came.
 fn handshake<P: Process>(
     connection: &mut P,
     incoming: &mut Vec<u8>,
     outgoing: &mut Buffer,
+    shown: &mut usize,
     peer_closed: &mut bool,
 ) -> Result<bool, Error> {
+    let mut end = *shown;
     loop {
-        let UnbufferedStatus { discard, state } = connection.process(incoming);
+        let UnbufferedStatus { discard, state } = connection.process(&mut incoming[..end]);
         let blocked = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 append(outgoing, |room| data.encode(room).map_err(Into::into))?;
@@ -174,10 +244,28 @@ fn handshake<P: Process>(
             }
         };
         incoming.drain(..discard);
-        if blocked {
-            return Ok(!connection.is_handshaking());
+        *shown = shown.saturating_sub(discard);
+        end -= discard;
+        if !blocked {
+            continue;
+        }
+        if !connection.is_handshaking() {
+            return Ok(true);
+        }
+        match whole_record(&incoming[*shown..]) {
+            Some(size) => (*shown, end) = (*shown + size, *shown + size),
+            // Of a record that is not whole rustls takes nothing, but it sees whether it is one.
+            None if end < incoming.len() => end = incoming.len(),
+            None => return Ok(false),
         }
     }
+}
+
+/// The size of the record that comes first, if it has come as a whole.
+fn whole_record(bytes: &[u8]) -> Option<usize> {
+    let &[_, _, _, high, low] = bytes.first_chunk()?;
+    let size = 5 + usize::from(u16::from_be_bytes([high, low]));
+    (bytes.len() >= size).then_some(size)
 }
 
 fn open<P: Process>(

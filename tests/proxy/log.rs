@@ -41,9 +41,13 @@ fn the_log_level_changes_while_the_sidecar_runs() {
 fn a_filter_that_is_none_is_refused_with_the_reason() {
     let certificates = Certificates::new();
     let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), local(free_port()), &[]);
-    for (filter, part) in
-        [("debgu", "\"debgu\" is no level"), ("", "it is empty"), ("bypassctl=loud", "expected one of")]
-    {
+    for (filter, part) in [
+        ("debgu", "\"debgu\" is no level"),
+        ("", "it is empty"),
+        ("bypassctl=loud", "expected one of"),
+        ("info,info=", "\"info=\" has no level behind its ="),
+        ("info,,warn", "has an empty part"),
+    ] {
         let (status, text) = put(sidecar.admin, filter);
         assert!(status == 400 && text.contains(part), "{filter:?}: {status} {text}");
     }

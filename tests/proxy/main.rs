@@ -9,6 +9,7 @@ mod hostile;
 mod lifecycle;
 mod log;
 mod metrics;
+mod one_way;
 mod permissive;
 mod pressure;
 mod refusals;

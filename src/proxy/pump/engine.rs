@@ -98,7 +98,7 @@ pub(super) struct Engine<'a> {
     pub(super) app: TcpStream,
     pub(super) peer: TcpStream,
     /// `None` in plaintext.
-    session: Option<Box<Session>>,
+    session: Option<Session>,
     /// What has come of a record that is not whole yet.
     partial: Vec<u8>,
     /// Whether the handshake may have left something to open.

@@ -36,7 +36,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Peer {
     pub(super) stream: TcpStream,
     /// `None` in plaintext.
-    pub(super) session: Option<Box<Session>>,
+    pub(super) session: Option<Session>,
     /// What came behind the handshake.
     pub(super) unopened: Vec<u8>,
 }
@@ -97,28 +97,41 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Copies until both directions have ended; says why, and the error behind it.
-pub(super) async fn pump(app: TcpStream, peer: Peer, moved: &Moved, bounds: Bounds<'_>) -> (Reason, Option<io::Error>) {
+///
+/// No `async fn`: it would keep its arguments twice, for the days that a connection lives.
+pub(super) fn pump<'a>(
+    app: TcpStream,
+    peer: Peer,
+    moved: &'a Moved,
+    bounds: Bounds<'a>,
+) -> impl Future<Output = (Reason, Option<io::Error>)> + Send + use<'a> {
     let mut engine = Engine::new(app, peer, moved, bounds.gate);
-    let reason = match until_the_end(&mut engine, moved, bounds).await {
-        Ok(Reason::Closed) => return (Reason::Closed, None),
-        Ok(Reason::Drained) => {
-            // Whoever does not take the farewell in time is closed without it.
-            let _ = tokio::time::timeout(FAREWELL, farewell(&mut engine)).await;
-            return (Reason::Drained, None);
+    async move {
+        let reason = match until_the_end(&mut engine, moved, bounds).await {
+            Ok(Reason::Closed) => return (Reason::Closed, None),
+            Ok(Reason::Drained) => {
+                // Whoever does not take the farewell in time is closed without it.
+                let _ = tokio::time::timeout(FAREWELL, Box::pin(farewell(&mut engine))).await;
+                return (Reason::Drained, None);
+            }
+            Ok(reason) => (reason, None),
+            Err(Broken { reason, source }) => (reason, Some(source)),
+        };
+        reset_on_close(&engine.app);
+        if reason.0 == Reason::TlsBroken {
+            // The alert that says so is under way.
+            Box::pin(last_words(engine)).await;
+        } else {
+            reset_on_close(&engine.peer);
         }
-        Ok(reason) => (reason, None),
-        Err(Broken { reason, source }) => (reason, Some(source)),
-    };
-    reset_on_close(&engine.app);
+        reason
+    }
+}
+
+async fn last_words(engine: Engine<'_>) {
     let Engine { app, peer, .. } = engine;
     drop(app);
-    if reason.0 == Reason::TlsBroken {
-        // The alert that says so is under way.
-        Box::pin(last_word(peer)).await;
-    } else {
-        reset_on_close(&peer);
-    }
-    reason
+    last_word(peer).await;
 }
 
 async fn until_the_end(engine: &mut Engine<'_>, moved: &Moved, bounds: Bounds<'_>) -> Result<Reason, Broken> {
