@@ -16,7 +16,7 @@ use crate::cluster::client::Cluster;
 use crate::cluster::lists::{config_map_names, get, list, observed};
 use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
-use crate::cluster::workloads::{bare, workloads};
+use crate::cluster::workloads::workloads;
 use crate::core::config::ClusterPorts;
 use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload};
 use crate::core::report::Observed;
@@ -204,7 +204,7 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
     let (namespace, workloads, pods, services, accounts, roles, bindings, cluster_bindings) =
         (listed.0, listed.1, listed.2, listed.3, listed.4, listed.5, listed.6, listed.7);
     let (policies, budgets, events, config_maps) = (listed.8, listed.9, listed.10, listed.11);
-    let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(bare).collect();
+    let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(Workload::bare).collect();
     let with_bare = workloads.map(|mut found| {
         found.extend(bare_pods);
         found

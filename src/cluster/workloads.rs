@@ -2,8 +2,6 @@
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::cluster::client::Cluster;
 use crate::cluster::lists::list;
@@ -46,27 +44,13 @@ fn take<T>(
     }
 }
 
-/// A workload of this kind, with nothing but its template.
-fn workload(kind: &str, metadata: ObjectMeta, template: PodTemplateSpec) -> Workload {
-    Workload {
-        kind: kind.to_owned(),
-        place: String::new(),
-        metadata,
-        replicas: None,
-        selector: None,
-        strategy: None,
-        update_strategy: None,
-        template,
-    }
-}
-
 fn deployment(object: Deployment) -> Option<Workload> {
     let spec = object.spec?;
     Some(Workload {
         replicas: spec.replicas,
         selector: Some(spec.selector),
         strategy: spec.strategy,
-        ..workload("Deployment", object.metadata, spec.template)
+        ..Workload::new("Deployment", object.metadata, spec.template)
     })
 }
 
@@ -76,13 +60,13 @@ fn stateful_set(object: StatefulSet) -> Option<Workload> {
         replicas: spec.replicas,
         selector: Some(spec.selector),
         update_strategy: spec.update_strategy,
-        ..workload("StatefulSet", object.metadata, spec.template)
+        ..Workload::new("StatefulSet", object.metadata, spec.template)
     })
 }
 
 fn daemon_set(object: DaemonSet) -> Option<Workload> {
     let spec = object.spec?;
-    Some(Workload { selector: Some(spec.selector), ..workload("DaemonSet", object.metadata, spec.template) })
+    Some(Workload { selector: Some(spec.selector), ..Workload::new("DaemonSet", object.metadata, spec.template) })
 }
 
 /// But for those that a CronJob made.
@@ -92,23 +76,11 @@ fn job(object: Job) -> Option<Workload> {
     Some(Workload {
         replicas: spec.parallelism,
         selector: spec.selector,
-        ..workload("Job", object.metadata, spec.template)
+        ..Workload::new("Job", object.metadata, spec.template)
     })
 }
 
 fn cron_job(object: CronJob) -> Option<Workload> {
     let spec = object.spec?.job_template.spec?;
-    Some(Workload { replicas: spec.parallelism, ..workload("CronJob", object.metadata, spec.template) })
-}
-
-/// A pod that nobody made, as a workload.
-pub(super) fn bare(pod: &Pod) -> Option<Workload> {
-    let owned = pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
-    // The kubelet's own static pods are the control plane's.
-    let mirrored = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == "kubernetes.io/config.mirror");
-    if owned || mirrored {
-        return None;
-    }
-    let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
-    Some(workload("Pod", pod.metadata.clone(), template))
+    Some(Workload { replicas: spec.parallelism, ..Workload::new("CronJob", object.metadata, spec.template) })
 }

@@ -3,6 +3,7 @@
 //! Invariant: no file here touches a socket, a file, a process, the environment, the clock or a cluster;
 //! `tests/architecture.rs` holds it to that.
 
+mod asked;
 pub mod backend;
 pub mod breaker;
 pub mod checks;

@@ -66,7 +66,7 @@ fn the_documented_exclusion_loses_the_mesh_s_encryption_and_nothing_else() {
 
 #[test]
 fn every_failure_says_why_and_what_next() {
-    for case in broken::CASES {
+    for case in broken::cases() {
         for failure in failures(&case.text()) {
             let complete = !failure.message.is_empty() && !failure.hint.is_empty() && !failure.next.is_empty();
             assert!(complete, "{}: {failure:?}", case.what);

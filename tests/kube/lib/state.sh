@@ -13,20 +13,6 @@ die() {
   exit "${2:-3}"
 }
 
-now_ms() {
-  date +%s%3N
-}
-
-# wait_until SECONDS COMMAND... – polls; fails if the command has not succeeded in time.
-wait_until() {
-  local deadline=$(($(now_ms) + $1 * 1000))
-  shift
-  until "$@"; do
-    (($(now_ms) < deadline)) || return 1
-    sleep 0.2
-  done
-}
-
 # Whoever makes the directory owns the cluster: mkdir succeeds once.
 claim_state() {
   mkdir -m 755 "$state" 2>/dev/null ||
