@@ -3,6 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::cli::{OutputFormat, StatusArgs};
 use crate::commands::cluster::{Question, is_final, runtime};
 use crate::commands::{Failure, Outcome, chain, print, watch};
@@ -50,6 +52,8 @@ fn tell(seen: &Overview, output: OutputFormat) -> Result<(), Failure> {
 async fn again(question: &Question, every: Duration, output: OutputFormat) -> Result<Outcome, Failure> {
     let mut last = Outcome::NotWell;
     loop {
+        // From one look to the next: where pods are silent, a look alone takes seconds.
+        let next = Instant::now() + every;
         let looked = tokio::select! {
             looked = look(question) => looked,
             _ = tokio::signal::ctrl_c() => return Ok(last),
@@ -70,7 +74,7 @@ async fn again(question: &Question, every: Duration, output: OutputFormat) -> Re
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep_until(next) => {}
             _ = tokio::signal::ctrl_c() => return Ok(last),
         }
     }

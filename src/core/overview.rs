@@ -264,6 +264,13 @@ impl Overview {
                 self.notes.push(format!("what answers at the admin port of {name} is no bypassctl of this kind"));
             }
         }
+        let formed = asked.iter().any(|one| one.joined().is_some());
+        for one in asked.iter().filter(|one| formed && one.view.is_err() && one.is_running()) {
+            let is_member = |state: &NodeState| state.pod.as_deref() == Some(one.name()) && state.status.is_some();
+            if !self.nodes.iter().any(is_member) {
+                self.problems.push(format!("{} runs, and is no member of the cluster that the others see", one.name()));
+            }
+        }
         if !asked.is_empty() && asked.iter().all(|one| one.view.is_err()) {
             self.problems.push("no pod says what it sees of the cluster".to_owned());
         }

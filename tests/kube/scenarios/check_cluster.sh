@@ -57,6 +57,27 @@ scenario_a_cluster_that_says_nothing_is_not_well() {
   (($? == 1)) && [[ $said == *'"well":false'*'no pod says what it sees'* ]] || fail "it is called well: $said" || return
 }
 
+# --watch without a terminal goes on: one object after another, until it is told to end, although a look takes seconds where
+# nobody answers.
+scenario_a_watched_cluster_is_told_again_and_again() {
+  fresh_namespace || return
+  run_web && run_pod web 10.0.0.8 || return
+  env --ignore-environment HOME="$scratch" KUBECONFIG="$KUBECONFIG" setpriv --pdeathsig KILL "$agent_binary" \
+    status --namespace "$namespace" --watch=1 --output json >"$scratch/watched" 2>&1 </dev/null 9>&- &
+  local pid=$! code
+  wait_until 30 has_lines 3 "$scratch/watched" || fail "it tells once: $(<"$scratch/watched")" || return
+  # A shell's background process ignores SIGINT.
+  kill -TERM "$pid"
+  wait "$pid"
+  code=$?
+  [[ $(sed 's/^{.*"well":false.*/unwell/' "$scratch/watched" | sort -u) == unwell ]] || fail "it tells: $(<"$scratch/watched")" || return
+  detail "code=$code"
+}
+
+has_lines() {
+  (($(wc -l <"$2") >= $1))
+}
+
 run_web() {
   kubectl run web --image test --port 8558
 }
