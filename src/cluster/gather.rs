@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::cluster::ask::ask;
 use crate::cluster::client::Cluster;
+use crate::cluster::config_maps;
 use crate::cluster::lists::{config_map_names, get, list, observed};
 use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
@@ -75,12 +76,18 @@ pub async fn gather(cluster: &Cluster, selection: &Selection, ports: &ClusterPor
         let (context, namespace) = (cluster.context.clone(), cluster.namespace.clone());
         return Err(GatherError::Nothing { what, namespace, context });
     }
-    let (nodes, cluster_roles, access, live) = tokio::join!(
+    let (nodes, cluster_roles, access, live, config) = tokio::join!(
         nodes(cluster, pods),
         cluster_roles(cluster, &objects.role_bindings, &objects.cluster_role_bindings),
         access(cluster, workloads, pods),
-        ask(cluster, pods, selection, ports)
+        ask(cluster, pods, selection, ports),
+        config_maps::read(cluster, workloads)
     );
+    match (config, &mut objects.config_maps) {
+        (Ok(read), Observed::Seen(maps)) => maps.extend(read),
+        (Err(reason), maps @ Observed::Seen(_)) => *maps = Observed::Unavailable(reason),
+        (_, Observed::Unavailable(_)) => {}
+    }
     objects.nodes = observed(nodes);
     objects.cluster_roles = observed(cluster_roles);
     Ok(Facts { access, ..facts(cluster, ports, now, objects, live) })

@@ -3,8 +3,10 @@
 //! Gathers and never judges; [`crate::core::checks`] and [`crate::core::membership`] judge. Invariant: it only reads, never a
 //! Secret, and what it may not read it names instead.
 
+mod akka_clusters;
 pub mod ask;
 pub mod client;
+mod config_maps;
 pub mod gather;
 mod lists;
 mod pods;

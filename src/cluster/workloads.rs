@@ -1,8 +1,11 @@
 //! What makes pods, in the common form of [`Workload`].
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
+use crate::cluster::akka_clusters::akka_clusters;
 use crate::cluster::client::Cluster;
 use crate::cluster::lists::list;
 use crate::core::facts::Workload;
@@ -15,15 +18,19 @@ pub(super) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, String
     let daemon_sets = cluster.api::<DaemonSet>();
     let jobs = cluster.api::<Job>();
     let cron_jobs = cluster.api::<CronJob>();
-    let (deployments, stateful_sets, daemon_sets, jobs, cron_jobs) = tokio::join!(
+    let (deployments, stateful_sets, daemon_sets, jobs, cron_jobs, akka_clusters) = tokio::join!(
         list(&deployments, None),
         list(&stateful_sets, None),
         list(&daemon_sets, None),
         list(&jobs, None),
-        list(&cron_jobs, None)
+        list(&cron_jobs, None),
+        akka_clusters(cluster)
     );
     let mut found: Vec<Workload> = Vec::new();
     let mut reasons = Vec::new();
+    let made = akka_clusters_of(deployments.as_deref().unwrap_or_default());
+    // What the operator made of one says more than the object itself.
+    take(&mut found, &mut reasons, akka_clusters, |one| (!made.contains(&one.metadata.name)).then_some(one));
     take(&mut found, &mut reasons, deployments, deployment);
     take(&mut found, &mut reasons, stateful_sets, stateful_set);
     take(&mut found, &mut reasons, daemon_sets, daemon_set);
@@ -42,6 +49,12 @@ fn take<T>(
         Ok(objects) => found.extend(objects.into_iter().filter_map(read)),
         Err(reason) => reasons.push(reason),
     }
+}
+
+/// Names of the AkkaClusters that these were made for.
+fn akka_clusters_of(deployments: &[Deployment]) -> BTreeSet<Option<String>> {
+    let owners = deployments.iter().flat_map(|one| one.metadata.owner_references.iter().flatten());
+    owners.filter(|owner| owner.kind == "AkkaCluster").map(|owner| Some(owner.name.clone())).collect()
 }
 
 fn deployment(object: Deployment) -> Option<Workload> {

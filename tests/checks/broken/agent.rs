@@ -1,7 +1,6 @@
 //! The agent's containers.
 
-use super::{Case, case};
-use crate::BYPASSCTL;
+use super::{BYPASSCTL, Case, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

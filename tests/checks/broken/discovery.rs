@@ -1,7 +1,6 @@
 //! Names, labels and contact points.
 
-use super::{Case, case};
-use crate::{AKKA, BYPASSCTL, DNS, MINIMAL};
+use super::{AKKA, BYPASSCTL, Case, DNS, MINIMAL, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

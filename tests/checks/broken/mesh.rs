@@ -1,7 +1,6 @@
 //! What the mesh captures.
 
-use super::{Case, case};
-use crate::{BYPASSCTL, ISTIO, MINIMAL};
+use super::{BYPASSCTL, Case, ISTIO, MINIMAL, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

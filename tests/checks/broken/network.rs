@@ -1,7 +1,6 @@
 //! NetworkPolicies.
 
-use super::{Case, case};
-use crate::{AKKA, ISTIO};
+use super::{AKKA, Case, ISTIO, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

@@ -1,7 +1,6 @@
 //! Ports that do not agree.
 
-use super::{Case, case};
-use crate::{AKKA, BYPASSCTL, ISTIO};
+use super::{AKKA, BYPASSCTL, Case, ISTIO, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

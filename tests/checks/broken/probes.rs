@@ -1,7 +1,6 @@
 //! Probes.
 
-use super::{Case, case};
-use crate::{AKKA, BYPASSCTL, MINIMAL};
+use super::{AKKA, BYPASSCTL, Case, MINIMAL, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

@@ -1,7 +1,6 @@
 //! What cannot be read.
 
-use super::{Case, case};
-use crate::{AKKA, MINIMAL};
+use super::{AKKA, Case, MINIMAL, case};
 
 pub(super) const CASES: &[Case] = &[
     case("a document that is no YAML", AKKA, &[("kind: ConfigMap", "kind: [ConfigMap")], &["manifest-readable"]),

@@ -1,7 +1,6 @@
 //! What the service account may do.
 
-use super::{Case, case};
-use crate::{AKKA, BYPASSCTL};
+use super::{AKKA, BYPASSCTL, Case, case};
 
 pub(super) const CASES: &[Case] = &[
     case(

@@ -1,7 +1,6 @@
 //! Updates, and how nodes leave.
 
-use super::{Case, case};
-use crate::{AKKA, MINIMAL};
+use super::{AKKA, Case, MINIMAL, case};
 
 pub(super) const CASES: &[Case] = &[
     case(
