@@ -29,7 +29,8 @@ is_up() {
 start() {
   local name=$1 pid
   shift
-  setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
+  # The API server would ask the machine's web proxy for pods, too.
+  setsid env -u HTTP_PROXY -u HTTPS_PROXY -u http_proxy -u https_proxy "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
   pid=$!
   # Its end is no news to this shell.
   disown "$pid"
