@@ -29,7 +29,7 @@ is_up() {
 start() {
   local name=$1 pid
   shift
-  # The API server would ask the machine's web proxy for pods, too.
+  # An API server asks a web proxy of its environment for pods, too.
   setsid env -u HTTP_PROXY -u HTTPS_PROXY -u http_proxy -u https_proxy "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
   pid=$!
   # Its end is no news to this shell.
