@@ -298,7 +298,7 @@ pub struct TlsArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CheckOutput {
+pub enum OutputFormat {
     /// For people
     Text,
     /// For programs
@@ -329,7 +329,7 @@ pub struct StatusArgs {
     pub admin_port: u16,
     /// Form of the answer; with --local, json is /status as it is
     #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
-    pub output: CheckOutput,
+    pub output: OutputFormat,
 }
 
 fn with_port(text: &str) -> Result<SocketAddr, String> {
@@ -361,7 +361,7 @@ pub struct ExplainArgs {
     pub udp: bool,
     /// Form of the answer
     #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
-    pub output: CheckOutput,
+    pub output: OutputFormat,
 }
 
 #[derive(Debug, Args)]

@@ -174,4 +174,6 @@ pub struct SchemaArgs {
 pub enum SchemaOf {
     /// Of `check … --output json`
     Check,
+    /// Of the configuration file
+    Config,
 }

@@ -13,10 +13,11 @@ use time::OffsetDateTime;
 
 use crate::cluster::ask::ask;
 use crate::cluster::client::Cluster;
+use crate::cluster::config_maps;
 use crate::cluster::lists::{config_map_names, get, list, observed};
 use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
-use crate::cluster::workloads::{bare, workloads};
+use crate::cluster::workloads::workloads;
 use crate::core::config::ClusterPorts;
 use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload};
 use crate::core::report::Observed;
@@ -75,12 +76,18 @@ pub async fn gather(cluster: &Cluster, selection: &Selection, ports: &ClusterPor
         let (context, namespace) = (cluster.context.clone(), cluster.namespace.clone());
         return Err(GatherError::Nothing { what, namespace, context });
     }
-    let (nodes, cluster_roles, access, live) = tokio::join!(
+    let (nodes, cluster_roles, access, live, config) = tokio::join!(
         nodes(cluster, pods),
         cluster_roles(cluster, &objects.role_bindings, &objects.cluster_role_bindings),
         access(cluster, workloads, pods),
-        ask(cluster, pods, selection, ports)
+        ask(cluster, pods, selection, ports),
+        config_maps::read(cluster, workloads)
     );
+    match (config, &mut objects.config_maps) {
+        (Ok(read), Observed::Seen(maps)) => maps.extend(read),
+        (Err(reason), maps @ Observed::Seen(_)) => *maps = Observed::Unavailable(reason),
+        (_, Observed::Unavailable(_)) => {}
+    }
     objects.nodes = observed(nodes);
     objects.cluster_roles = observed(cluster_roles);
     Ok(Facts { access, ..facts(cluster, ports, now, objects, live) })
@@ -204,7 +211,7 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
     let (namespace, workloads, pods, services, accounts, roles, bindings, cluster_bindings) =
         (listed.0, listed.1, listed.2, listed.3, listed.4, listed.5, listed.6, listed.7);
     let (policies, budgets, events, config_maps) = (listed.8, listed.9, listed.10, listed.11);
-    let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(bare).collect();
+    let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(Workload::bare).collect();
     let with_bare = workloads.map(|mut found| {
         found.extend(bare_pods);
         found

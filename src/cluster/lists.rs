@@ -66,6 +66,12 @@ pub(super) enum Refused {
     Timeout,
 }
 
+impl Refused {
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Error(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+}
+
 pub(super) async fn in_time<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, Refused> {
     match tokio::time::timeout(LIMIT, asked).await {
         Ok(answer) => answer.map_err(|error| Refused::Error(Box::new(error))),
@@ -80,6 +86,11 @@ where
 {
     let place = api.namespace().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
     format!("cannot {verb} {what}{place}: {}", reason(refused))
+}
+
+/// The same for what has no type here.
+pub(super) fn refusal_of(verb: &str, what: &str, namespace: &str, refused: &Refused) -> String {
+    format!("cannot {verb} {what} in namespace {namespace}: {}", reason(refused))
 }
 
 pub(super) fn reason(refused: &Refused) -> String {

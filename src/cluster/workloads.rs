@@ -1,10 +1,11 @@
 //! What makes pods, in the common form of [`Workload`].
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::cluster::akka_clusters::akka_clusters;
 use crate::cluster::client::Cluster;
 use crate::cluster::lists::list;
 use crate::core::facts::Workload;
@@ -17,15 +18,19 @@ pub(super) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, String
     let daemon_sets = cluster.api::<DaemonSet>();
     let jobs = cluster.api::<Job>();
     let cron_jobs = cluster.api::<CronJob>();
-    let (deployments, stateful_sets, daemon_sets, jobs, cron_jobs) = tokio::join!(
+    let (deployments, stateful_sets, daemon_sets, jobs, cron_jobs, akka_clusters) = tokio::join!(
         list(&deployments, None),
         list(&stateful_sets, None),
         list(&daemon_sets, None),
         list(&jobs, None),
-        list(&cron_jobs, None)
+        list(&cron_jobs, None),
+        akka_clusters(cluster)
     );
     let mut found: Vec<Workload> = Vec::new();
     let mut reasons = Vec::new();
+    let made = akka_clusters_of(deployments.as_deref().unwrap_or_default());
+    // What the operator made of one says more than the object itself.
+    take(&mut found, &mut reasons, akka_clusters, |one| (!made.contains(&one.metadata.name)).then_some(one));
     take(&mut found, &mut reasons, deployments, deployment);
     take(&mut found, &mut reasons, stateful_sets, stateful_set);
     take(&mut found, &mut reasons, daemon_sets, daemon_set);
@@ -46,18 +51,10 @@ fn take<T>(
     }
 }
 
-/// A workload of this kind, with nothing but its template.
-fn workload(kind: &str, metadata: ObjectMeta, template: PodTemplateSpec) -> Workload {
-    Workload {
-        kind: kind.to_owned(),
-        place: String::new(),
-        metadata,
-        replicas: None,
-        selector: None,
-        strategy: None,
-        update_strategy: None,
-        template,
-    }
+/// Names of the AkkaClusters that these were made for.
+fn akka_clusters_of(deployments: &[Deployment]) -> BTreeSet<Option<String>> {
+    let owners = deployments.iter().flat_map(|one| one.metadata.owner_references.iter().flatten());
+    owners.filter(|owner| owner.kind == "AkkaCluster").map(|owner| Some(owner.name.clone())).collect()
 }
 
 fn deployment(object: Deployment) -> Option<Workload> {
@@ -66,7 +63,7 @@ fn deployment(object: Deployment) -> Option<Workload> {
         replicas: spec.replicas,
         selector: Some(spec.selector),
         strategy: spec.strategy,
-        ..workload("Deployment", object.metadata, spec.template)
+        ..Workload::new("Deployment", object.metadata, spec.template)
     })
 }
 
@@ -76,13 +73,13 @@ fn stateful_set(object: StatefulSet) -> Option<Workload> {
         replicas: spec.replicas,
         selector: Some(spec.selector),
         update_strategy: spec.update_strategy,
-        ..workload("StatefulSet", object.metadata, spec.template)
+        ..Workload::new("StatefulSet", object.metadata, spec.template)
     })
 }
 
 fn daemon_set(object: DaemonSet) -> Option<Workload> {
     let spec = object.spec?;
-    Some(Workload { selector: Some(spec.selector), ..workload("DaemonSet", object.metadata, spec.template) })
+    Some(Workload { selector: Some(spec.selector), ..Workload::new("DaemonSet", object.metadata, spec.template) })
 }
 
 /// But for those that a CronJob made.
@@ -92,23 +89,11 @@ fn job(object: Job) -> Option<Workload> {
     Some(Workload {
         replicas: spec.parallelism,
         selector: spec.selector,
-        ..workload("Job", object.metadata, spec.template)
+        ..Workload::new("Job", object.metadata, spec.template)
     })
 }
 
 fn cron_job(object: CronJob) -> Option<Workload> {
     let spec = object.spec?.job_template.spec?;
-    Some(Workload { replicas: spec.parallelism, ..workload("CronJob", object.metadata, spec.template) })
-}
-
-/// A pod that nobody made, as a workload.
-pub(super) fn bare(pod: &Pod) -> Option<Workload> {
-    let owned = pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
-    // The kubelet's own static pods are the control plane's.
-    let mirrored = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == "kubernetes.io/config.mirror");
-    if owned || mirrored {
-        return None;
-    }
-    let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
-    Some(workload("Pod", pod.metadata.clone(), template))
+    Some(Workload { replicas: spec.parallelism, ..Workload::new("CronJob", object.metadata, spec.template) })
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cli::{CheckOutput, ExplainArgs};
+use crate::cli::{ExplainArgs, OutputFormat};
 use crate::commands::{Failure, Outcome};
 use crate::core::explain::answer::{Direction, Protocol, Question};
 use crate::core::explain::{Route, Surroundings, explain};
@@ -61,8 +61,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
     let here = Here { routes, listeners: listeners::listening().ok() };
     let answer = explain(&filters, &question, &here);
     match args.output {
-        CheckOutput::Text => print!("{}", render::explain::text(&answer)),
-        CheckOutput::Json => println!("{}", serde_json::to_string(&answer)?),
+        OutputFormat::Text => print!("{}", render::explain::text(&answer)),
+        OutputFormat::Json => println!("{}", serde_json::to_string(&answer)?),
     }
     Ok(Outcome::Done)
 }

@@ -3,7 +3,9 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use crate::cli::{CheckOutput, StatusArgs};
+use tokio::time::Instant;
+
+use crate::cli::{OutputFormat, StatusArgs};
 use crate::commands::cluster::{Question, is_final, runtime};
 use crate::commands::{Failure, Outcome, chain, print, watch};
 use crate::core::overview::Overview;
@@ -17,7 +19,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     let every = args.watch.map(Duration::from_secs);
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     match every {
-        Some(every) if terminal && args.output == CheckOutput::Text => watch::run(question, every),
+        Some(every) if terminal && args.output == OutputFormat::Text => watch::run(question, every),
         Some(every) => runtime()?.block_on(again(&question, every, args.output)),
         None => {
             let overview = runtime()?.block_on(look(&question))?;
@@ -35,21 +37,23 @@ pub(super) const fn outcome(overview: &Overview) -> Outcome {
     if overview.well { Outcome::Done } else { Outcome::NotWell }
 }
 
-fn tell(seen: &Overview, output: CheckOutput) -> Result<(), Failure> {
+fn tell(seen: &Overview, output: OutputFormat) -> Result<(), Failure> {
     print(&match output {
-        CheckOutput::Text => {
+        OutputFormat::Text => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let width = comfy_table::Table::new().width().unwrap_or(WIDTH);
             overview::text(seen, width, colour)
         }
-        CheckOutput::Json => serde_json::to_string(seen)? + "\n",
+        OutputFormat::Json => serde_json::to_string(seen)? + "\n",
     })
 }
 
 /// Prints it again and again, one JSON object a line or one text after another, until Ctrl-C.
-async fn again(question: &Question, every: Duration, output: CheckOutput) -> Result<Outcome, Failure> {
+async fn again(question: &Question, every: Duration, output: OutputFormat) -> Result<Outcome, Failure> {
     let mut last = Outcome::NotWell;
     loop {
+        // From one look to the next: where pods are silent, a look alone takes seconds.
+        let next = Instant::now() + every;
         let looked = tokio::select! {
             looked = look(question) => looked,
             _ = tokio::signal::ctrl_c() => return Ok(last),
@@ -57,7 +61,7 @@ async fn again(question: &Question, every: Duration, output: CheckOutput) -> Res
         match looked {
             Ok(overview) => {
                 tell(&overview, output)?;
-                if output == CheckOutput::Text {
+                if output == OutputFormat::Text {
                     print("\n")?;
                 }
                 last = outcome(&overview);
@@ -70,7 +74,7 @@ async fn again(question: &Question, every: Duration, output: CheckOutput) -> Res
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep_until(next) => {}
             _ = tokio::signal::ctrl_c() => return Ok(last),
         }
     }

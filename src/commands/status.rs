@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::anyhow;
 
-use crate::cli::{CheckOutput, StatusArgs};
+use crate::cli::{OutputFormat, StatusArgs};
 use crate::commands::{Failure, Outcome, overview, print};
 use crate::core::render::status;
 use crate::core::status::{Readiness, Status};
@@ -38,22 +38,22 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
         return tell_readiness(readiness, &answer, args.output);
     }
     print(&match args.output {
-        CheckOutput::Text => {
+        OutputFormat::Text => {
             status::text(&status, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         }
-        CheckOutput::Json => answer,
+        OutputFormat::Json => answer,
     })?;
     Ok(Outcome::Done)
 }
 
 /// For probes: nothing if it is ready.
-fn tell_readiness(readiness: &Readiness, answer: &str, output: CheckOutput) -> Result<Outcome, Failure> {
+fn tell_readiness(readiness: &Readiness, answer: &str, output: OutputFormat) -> Result<Outcome, Failure> {
     if readiness.ready {
         return Ok(Outcome::Done);
     }
     print(&match output {
-        CheckOutput::Text => status::readiness(readiness, false),
-        CheckOutput::Json => {
+        OutputFormat::Text => status::readiness(readiness, false),
+        OutputFormat::Json => {
             let whole: serde_json::Value = serde_json::from_str(answer)?;
             format!("{}\n", whole["readiness"])
         }

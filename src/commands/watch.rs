@@ -10,6 +10,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Table, Wrap};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::commands::cluster::{Question, is_final, runtime};
 use crate::commands::overview::{look, outcome};
@@ -58,6 +59,7 @@ async fn look_until_nobody_draws(question: &Question, every: Duration, sender: &
     };
     let looking = async {
         loop {
+            let next = Instant::now() + every;
             let told = match look(question).await {
                 Ok(overview) => News::Seen(Box::new(overview)),
                 Err(failure) => News::Failed(failure),
@@ -65,7 +67,7 @@ async fn look_until_nobody_draws(question: &Question, every: Duration, sender: &
             if sender.send(told).is_err() {
                 return;
             }
-            tokio::time::sleep(every).await;
+            tokio::time::sleep_until(next).await;
         }
     };
     tokio::select! {
@@ -187,3 +189,6 @@ impl Screen {
         Table::new(rows, widths).header(head).block(Block::bordered().title(title)).column_spacing(2)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,6 +127,32 @@ pub struct Workload {
     pub template: PodTemplateSpec,
 }
 
+impl Workload {
+    /// One of this kind, with nothing but its template.
+    #[must_use]
+    pub fn new(kind: &str, metadata: ObjectMeta, template: PodTemplateSpec) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            place: String::new(),
+            metadata,
+            replicas: None,
+            selector: None,
+            strategy: None,
+            update_strategy: None,
+            template,
+        }
+    }
+
+    /// A pod that nobody made, as a workload of its own kind. The kubelet's own static pods are the control plane's.
+    #[must_use]
+    pub fn bare(pod: &Pod) -> Option<Self> {
+        let owned = pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true));
+        let mirrored = pod.metadata.annotations.iter().flatten().any(|(key, _)| key == "kubernetes.io/config.mirror");
+        let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
+        (!owned && !mirrored).then(|| Self::new("Pod", pod.metadata.clone(), template))
+    }
+}
+
 /// What a pod said when it was asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Live {

@@ -243,6 +243,18 @@ fn config_map(objects: &mut Objects, value: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// An object of the AkkaCluster operator, as a workload.
+///
+/// # Errors
+/// Why it is none.
+pub fn akka_cluster(mut value: Value) -> Result<Workload, String> {
+    if let Value::Object(object) = &mut value {
+        // Items of a list do not say what they are.
+        object.insert("kind".to_owned(), "AkkaCluster".into());
+    }
+    workload("", "AkkaCluster", value)?.ok_or_else(|| "another object made it".to_owned())
+}
+
 /// The workload; `None` where another object made it, which is judged itself.
 fn workload(place: &str, kind: &str, value: Value) -> Result<Option<Workload>, String> {
     let made = metadata(&value)?;

@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub use self::paths::Path;
-use crate::core::facts::{Facts, Live, Source, key};
-use crate::core::membership::{MemberStatus, Node, View, printable};
+use crate::core::asked::Asked;
+use crate::core::facts::{Facts, Source};
+use crate::core::membership::{MemberStatus, Node, View};
 use crate::core::report::Observed;
 use crate::core::status::Status;
 
@@ -102,25 +103,6 @@ pub struct Agent {
     pub certificate_days: Option<i64>,
 }
 
-/// A pod that was asked.
-struct Asked<'a> {
-    pod: &'a Pod,
-    app: String,
-    live: &'a Live,
-    view: Result<View, String>,
-    agent: Option<Status>,
-}
-
-impl Asked<'_> {
-    fn name(&self) -> &str {
-        self.pod.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    fn joined(&self) -> Option<&View> {
-        self.view.as_ref().ok().filter(|view| view.joined())
-    }
-}
-
 impl Overview {
     /// What the facts come to.
     #[must_use]
@@ -148,7 +130,7 @@ impl Overview {
                 &none
             }
         };
-        let asked: Vec<Asked<'_>> = pods.iter().filter_map(|pod| asked(facts, pod)).collect();
+        let asked: Vec<Asked<'_>> = pods.iter().filter_map(|pod| Asked::new(facts, pod)).collect();
         if asked.is_empty() && overview.problems.is_empty() {
             overview.problems.push(
                 "no pod here looks like a node of a cluster: none declares a port of management or remoting, or has a \
@@ -168,7 +150,7 @@ impl Overview {
         let mut groups: BTreeMap<(&str, &str), Vec<&Asked<'_>>> = BTreeMap::new();
         for one in asked {
             if let Some(view) = one.joined() {
-                groups.entry((&one.app, &view.self_node.system)).or_default().push(one);
+                groups.entry((one.app(), &view.self_node.system)).or_default().push(one);
             }
         }
         for ((app, system), group) in groups {
@@ -282,6 +264,13 @@ impl Overview {
                 self.notes.push(format!("what answers at the admin port of {name} is no bypassctl of this kind"));
             }
         }
+        let formed = asked.iter().any(|one| one.joined().is_some());
+        for one in asked.iter().filter(|one| formed && one.view.is_err() && one.is_running()) {
+            let is_member = |state: &NodeState| state.pod.as_deref() == Some(one.name()) && state.status.is_some();
+            if !self.nodes.iter().any(is_member) {
+                self.problems.push(format!("{} runs, and is no member of the cluster that the others see", one.name()));
+            }
+        }
         if !asked.is_empty() && asked.iter().all(|one| one.view.is_err()) {
             self.problems.push("no pod says what it sees of the cluster".to_owned());
         }
@@ -312,27 +301,6 @@ impl Overview {
 
 fn strict(status: &Status) -> bool {
     status.mode.to_string() == "strict"
-}
-
-fn asked<'a>(facts: &'a Facts, pod: &'a Pod) -> Option<Asked<'a>> {
-    let live = facts.live.get(&key(&pod.metadata))?;
-    let view = match &live.members {
-        Observed::Seen(answer) => View::parse(answer),
-        Observed::Unavailable(reason) => Err(printable(reason)),
-    };
-    let agent = match &live.agent {
-        Observed::Seen(answer) => serde_json::from_value::<Status>(answer.clone()).ok(),
-        Observed::Unavailable(_) => None,
-    };
-    Some(Asked { pod, app: app(pod), live, view, agent: agent.filter(|status| status.readiness.is_some()) })
-}
-
-/// The label by which bootstrap finds its peers, else who owns the pod.
-fn app(pod: &Pod) -> String {
-    let labels = pod.metadata.labels.as_ref();
-    let label = ["app", "app.kubernetes.io/name"].iter().find_map(|name| labels?.get(*name).cloned());
-    let owner = || Some(pod.metadata.owner_references.as_ref()?.first()?.name.clone());
-    label.or_else(owner).or_else(|| pod.metadata.name.clone()).unwrap_or_default()
 }
 
 /// Pods that see each other, together.

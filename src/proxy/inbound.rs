@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
+use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode};
 use crate::core::wire::FirstBytes;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
-use crate::proxy::crowd::Place;
 use crate::proxy::handshake::{Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::{AKKA, BYPASSCTL, MINIMAL};
+use crate::broken::{AKKA, BYPASSCTL, MINIMAL};
 
 fn bypassctl(args: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bypassctl"));
@@ -137,4 +137,16 @@ fn a_stranger_s_manifest_does_nothing_to_the_terminal() {
         assert!(output.contains("rbac-subject-namespace"), "{form}: {output}");
         assert!(!output.contains(['\u{1b}', '\u{202e}']), "{form}: {output:?}");
     }
+}
+
+#[test]
+fn the_schema_of_the_configuration_file_is_published_as_it_is() {
+    let printed = text(&bypassctl(&["schema", "config"], ""));
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema/config.json");
+    let published = fs::read_to_string(page).expect("docs/schema/config.json");
+    assert!(published == printed, "write it anew: bypassctl schema config > docs/schema/config.json");
+    let schema: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(schema["properties"]["mode"]["enum"], serde_json::Value::Null, "init and proxy have modes of their own");
+    assert!(schema["properties"]["proxy"]["properties"]["mode"]["enum"].is_array());
+    assert_eq!(schema["additionalProperties"], false);
 }

@@ -12,14 +12,7 @@ use bypassctl::core::manifests::{Named, Reader};
 use bypassctl::core::report::{CheckResult, Status};
 use time::macros::datetime;
 
-const AKKA: &str = include_str!("healthy/akka.yaml");
-const MINIMAL: &str = include_str!("healthy/akka-minimal.yaml");
-const ISTIO: &str = include_str!("healthy/istio.yaml");
-const DNS: &str = include_str!("healthy/pekko-dns.yaml");
-const BYPASSCTL: &str = include_str!("healthy/bypassctl.yaml");
-
-const HEALTHY: [(&str, &str); 4] =
-    [("akka", AKKA), ("akka-minimal", MINIMAL), ("istio", ISTIO), ("bypassctl", BYPASSCTL)];
+use broken::ISTIO;
 
 fn facts(text: &str) -> Facts {
     let mut reader = Reader::new("default");
@@ -43,7 +36,7 @@ fn said(failures: &[CheckResult]) -> String {
 
 #[test]
 fn healthy_manifests_raise_no_alarm() {
-    for (name, text) in HEALTHY {
+    for (name, text) in broken::HEALTHY {
         let failures = failures(text);
         assert!(failures.is_empty(), "{name}:{}", said(&failures));
     }
@@ -51,7 +44,7 @@ fn healthy_manifests_raise_no_alarm() {
 
 #[test]
 fn healthy_manifests_are_judged_at_all() {
-    for (name, text) in HEALTHY {
+    for (name, text) in broken::HEALTHY {
         let passed = checks::run(&facts(text)).iter().filter(|check| check.status == Status::Pass).count();
         assert!(passed >= 15, "{name}: only {passed} checks passed");
     }
@@ -66,7 +59,7 @@ fn the_documented_exclusion_loses_the_mesh_s_encryption_and_nothing_else() {
 
 #[test]
 fn every_failure_says_why_and_what_next() {
-    for case in broken::CASES {
+    for case in broken::cases() {
         for failure in failures(&case.text()) {
             let complete = !failure.message.is_empty() && !failure.hint.is_empty() && !failure.next.is_empty();
             assert!(complete, "{}: {failure:?}", case.what);
@@ -92,11 +85,36 @@ fn every_code_is_there_once_and_every_check_of_a_pod_has_the_catalog_s_severity(
 #[test]
 fn no_manifest_breaks_the_checks() {
     // Every healthy manifest with one line missing: some are no YAML, some no objects, none may panic.
-    for (_, text) in HEALTHY {
+    for (_, text) in broken::HEALTHY {
         let lines: Vec<&str> = text.lines().collect();
         for gone in 0..lines.len() {
             let kept = lines.iter().enumerate().filter(|(at, _)| *at != gone).map(|(_, line)| *line);
             let _ = checks::run(&facts(&kept.collect::<Vec<_>>().join("\n")));
         }
     }
+}
+
+#[test]
+fn each_way_to_break_a_manifest_is_found_under_its_code_and_no_other() {
+    assert!(broken::cases().count() >= 40);
+    let mut wrong = String::new();
+    for case in broken::cases() {
+        let failures = failures(&case.text());
+        if codes(&failures) != BTreeSet::from_iter(case.codes.iter().copied()) {
+            wrong += &format!("\n{}: expected {:?}, found{}", case.what, case.codes, said(&failures));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Every check on manifests has at least one way to fail.
+#[test]
+fn every_check_on_manifests_has_a_broken_variant() {
+    let broken: BTreeSet<&str> = broken::cases().flat_map(|case| case.codes.iter().copied()).collect();
+    // What a live cluster, a pod or a node alone shows is tested elsewhere.
+    let elsewhere = ["The running cluster", "check pod", "check pre"];
+    let of_files = catalog::CATEGORIES.iter().filter(|(category, _)| !elsewhere.contains(category));
+    let codes = of_files.flat_map(|(_, entries)| entries.iter()).map(|entry| entry.code);
+    let untested: Vec<&str> = codes.filter(|code| !broken.contains(code)).collect();
+    assert_eq!(untested, ["rbac-pods"], "checks without a broken variant");
 }

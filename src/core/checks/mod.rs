@@ -1,8 +1,9 @@
 //! Checks: facts in, results out. A check never gathers, and a gatherer never judges.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
-use crate::core::facts::{Facts, Workload};
+use crate::core::facts::{Facts, Workload, key};
 use crate::core::report::{CheckResult, Observed, Severity, Status};
 
 pub(in crate::core) use rbac::{has_secret_option, is_secret};
@@ -81,31 +82,16 @@ fn read(facts: &Facts, subjects: &[Subject], findings: &mut Findings) {
     }
 }
 
-/// Pods that nobody made, as workloads of their own kind.
+/// Pods that nobody made and that are not among the workloads, as where workloads could not be listed.
 fn lone_pods(facts: &Facts) -> Vec<Workload> {
     let Observed::Seen(pods) = &facts.objects.pods else { return Vec::new() };
-    let known = |name: &str| {
-        let Observed::Seen(workloads) = &facts.objects.workloads else { return false };
-        workloads.iter().any(|workload| workload.kind == "Pod" && crate::core::facts::key(&workload.metadata) == name)
+    let known: BTreeSet<String> = match &facts.objects.workloads {
+        Observed::Seen(workloads) => {
+            workloads.iter().filter(|workload| workload.kind == "Pod").map(|workload| key(&workload.metadata)).collect()
+        }
+        Observed::Unavailable(_) => BTreeSet::new(),
     };
-    let lone = pods.iter().filter(|pod| {
-        let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-        owners.iter().all(|owner| owner.controller != Some(true)) && !known(&crate::core::facts::key(&pod.metadata))
-    });
-    let as_workload = |pod: &k8s_openapi::api::core::v1::Pod| Workload {
-        kind: "Pod".to_owned(),
-        place: String::new(),
-        metadata: pod.metadata.clone(),
-        replicas: None,
-        selector: None,
-        strategy: None,
-        update_strategy: None,
-        template: k8s_openapi::api::core::v1::PodTemplateSpec {
-            metadata: Some(pod.metadata.clone()),
-            spec: pod.spec.clone(),
-        },
-    };
-    lone.map(as_workload).collect()
+    pods.iter().filter(|pod| !known.contains(&key(&pod.metadata))).filter_map(Workload::bare).collect()
 }
 
 /// Results as they come; severity and words are the catalog's.

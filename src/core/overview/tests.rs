@@ -38,7 +38,7 @@ fn facts(pods: &[(u8, Value, Option<Value>)]) -> Facts {
     let seen = |values: Vec<Value>| json!({"seen": values});
     let objects = pods.iter().map(|(host, ..)| {
         json!({"metadata": {"name": format!("shop-{host}"), "namespace": "shop", "labels": {"app": "shop"}},
-            "spec": {"nodeName": "kn1", "containers": [{"name": "app"}]}, "status": {"podIP": format!("10.0.0.{host}")}})
+            "spec": {"nodeName": "kn1", "containers": [{"name": "app"}]}, "status": {"phase": "Running", "podIP": format!("10.0.0.{host}")}})
     });
     let none = json!({"unavailable": "not asked"});
     let live: serde_json::Map<String, Value> = pods
@@ -135,6 +135,13 @@ fn plaintext_is_a_problem_where_the_mode_is_strict_and_a_note_where_it_is_permis
     assert_eq!(strict.paths[0].connections, 4);
     let permissive = of("permissive");
     assert!(permissive.well && permissive.notes[0].contains("plaintext from shop-1"), "{:?}", permissive.notes);
+}
+
+#[test]
+fn a_running_pod_that_the_others_do_without_is_not_well() {
+    let overview = Overview::of(&facts(&[(1, view(1, &[1], 1, &[]), None), (2, Value::Null, None)]));
+    let [problem] = overview.problems.as_slice() else { panic!("{:?}", overview.problems) };
+    assert!(problem.contains("shop-2 runs, and is no member"), "{problem}");
 }
 
 #[test]

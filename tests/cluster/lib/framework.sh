@@ -11,6 +11,7 @@ pki=$state/pki
 run_dir=$state/$framework # logs and captures of the pods that stand now
 turn_file=$state/turn
 
+source "$here/../lib/waiting.sh"
 source "$here/lib/processes.sh"
 source "$here/lib/pods.sh"
 source "$here/lib/agent.sh"

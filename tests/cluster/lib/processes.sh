@@ -1,11 +1,7 @@
-# What this run has started, by name and process id, and waiting without sleeping longer than needed.
+# What this run has started, by name and process id.
 # shellcheck shell=bash disable=SC2034,SC2154  # the parts share variables
 
 declare -A processes=()
-
-now_ms() {
-  date +%s%3N
-}
 
 # start NAME LOG COMMAND... – in the background; output is appended to LOG. The kernel kills it when this shell dies.
 # File descriptor 9 is the lock of take_turn, which no child may keep.
@@ -53,16 +49,6 @@ stop_all() {
   local name
   for name in "${!processes[@]}"; do
     stop "$name"
-  done
-}
-
-# wait_until SECONDS COMMAND... – polls; fails if the command has not succeeded in time.
-wait_until() {
-  local deadline=$(($(now_ms) + $1 * 1000))
-  shift
-  until "$@"; do
-    (($(now_ms) < deadline)) || return 1
-    sleep 0.2
   done
 }
 

@@ -6,6 +6,7 @@
 # The system's own tools first.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 
+source "$here/../lib/waiting.sh"
 source "$here/lib/state.sh"
 source "$here/lib/pki.sh"
 source "$here/lib/control_plane.sh"

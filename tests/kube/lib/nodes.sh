@@ -83,6 +83,22 @@ start_nodes() {
   done
 }
 
+# in_node NODE ARGUMENT... – ctr, of the node's containers.
+in_node() {
+  local node=$1
+  shift
+  ctr --address "$state/node$node/containerd.sock" --namespace k8s.io "$@"
+}
+
+# load_image ARCHIVE – into every node, once.
+load_image() {
+  local node
+  for ((node = 1; node <= $(<"$state/nodes"); node++)); do
+    grep -qxF "$node $1" "$state/loaded" 2>/dev/null || in_node "$node" images import --no-unpack "$1" >/dev/null || return
+    echo "$node $1" >>"$state/loaded"
+  done
+}
+
 # Both layouts: a hierarchy for each controller (v1), or one for all (v2).
 remove_control_groups() {
   local node=$1 top

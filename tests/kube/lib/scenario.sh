@@ -145,12 +145,8 @@ run_scenario() {
 
 run_scenarios() {
   local name
-  passed=0
-  failed=0
   PATH=$kubernetes:$PATH
   for name in "$@"; do
     run_scenario "$name"
   done
-  echo "$passed passed, $failed failed"
-  ((failed == 0))
 }

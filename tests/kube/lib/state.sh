@@ -13,20 +13,6 @@ die() {
   exit "${2:-3}"
 }
 
-now_ms() {
-  date +%s%3N
-}
-
-# wait_until SECONDS COMMAND... – polls; fails if the command has not succeeded in time.
-wait_until() {
-  local deadline=$(($(now_ms) + $1 * 1000))
-  shift
-  until "$@"; do
-    (($(now_ms) < deadline)) || return 1
-    sleep 0.2
-  done
-}
-
 # Whoever makes the directory owns the cluster: mkdir succeeds once.
 claim_state() {
   mkdir -m 755 "$state" 2>/dev/null ||
@@ -43,7 +29,8 @@ is_up() {
 start() {
   local name=$1 pid
   shift
-  setsid "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
+  # An API server asks a web proxy of its environment for pods, too.
+  setsid env -u HTTP_PROXY -u HTTPS_PROXY -u http_proxy -u https_proxy "$@" >>"$logs/$name.log" 2>&1 </dev/null 9>&- &
   pid=$!
   # Its end is no news to this shell.
   disown "$pid"

@@ -57,6 +57,73 @@ scenario_a_cluster_that_says_nothing_is_not_well() {
   (($? == 1)) && [[ $said == *'"well":false'*'no pod says what it sees'* ]] || fail "it is called well: $said" || return
 }
 
+# --watch without a terminal goes on: one object after another, until it is told to end, although a look takes seconds where
+# nobody answers.
+scenario_a_watched_cluster_is_told_again_and_again() {
+  fresh_namespace || return
+  run_web && run_pod web 10.0.0.8 || return
+  env --ignore-environment HOME="$scratch" KUBECONFIG="$KUBECONFIG" setpriv --pdeathsig KILL "$agent_binary" \
+    status --namespace "$namespace" --watch=1 --output json >"$scratch/watched" 2>&1 </dev/null 9>&- &
+  local pid=$! code
+  wait_until 30 has_lines 3 "$scratch/watched" || fail "it tells once: $(<"$scratch/watched")" || return
+  # A shell's background process ignores SIGINT.
+  kill -TERM "$pid"
+  wait "$pid"
+  code=$?
+  [[ $(sed 's/^{.*"well":false.*/unwell/' "$scratch/watched" | sort -u) == unwell ]] || fail "it tells: $(<"$scratch/watched")" || return
+  detail "code=$code"
+}
+
+has_lines() {
+  (($(wc -l <"$2") >= $1))
+}
+
 run_web() {
   kubectl run web --image test --port 8558
+}
+
+# An AkkaCluster object is judged like a Deployment where its kind is there, and where it is not, nobody misses it: not even
+# who may list little.
+scenario_akka_clusters_are_judged_where_there_are_any() {
+  fresh_namespace || return
+  run_web || return
+  create_user viewer && allow viewer get,list pods,deployments.apps,statefulsets.apps,daemonsets.apps,jobs.batch,cronjobs.batch ||
+    fail "no user" || return
+  wait_until 10 as_user viewer kubectl get cronjobs || fail "it may not read" || return
+  local report
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output json)
+  [[ $report != *akkaclusters* && $report != *'cannot list deployments'* ]] || fail "without the kind: $report" || return
+  kubectl apply --filename - <<'END' && kubectl wait --for condition=Established --timeout 20s crd/akkaclusters.app.lightbend.com || return
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: akkaclusters.app.lightbend.com}
+spec:
+  group: app.lightbend.com
+  scope: Namespaced
+  names: {kind: AkkaCluster, listKind: AkkaClusterList, plural: akkaclusters, singular: akkacluster}
+  versions:
+  - name: v1alpha1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+END
+  kubectl apply --filename - <<'END' || return
+apiVersion: app.lightbend.com/v1alpha1
+kind: AkkaCluster
+metadata: {name: shop}
+spec:
+  replicas: 3
+  template:
+    spec:
+      containers:
+      - name: shop
+        image: shop:1
+        ports: [{name: remoting, containerPort: 2552}, {name: management, containerPort: 8558}]
+        livenessProbe: {httpGet: {path: /alive, port: management}, failureThreshold: 10}
+END
+  report=$(bypassctl check cluster --namespace "$namespace" --output json)
+  [[ $report == *'"code":"probe-readiness","severity":"'*'","status":"fail","object":"AkkaCluster/'"$namespace/shop"* ]] ||
+    fail "the object is not judged: $report" || return
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output json)
+  [[ $report == *"cannot list akkaclusters in namespace $namespace: forbidden for"* ]] || fail "forbidden: $report"
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize as _;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -26,19 +25,13 @@ fn has_agent(asked: &Asked<'_>) -> bool {
     containers.into_iter().any(|container| container.name == "bypassctl" || container.name == "bypassctl-proxy")
 }
 
-fn status(asked: &Asked<'_>) -> Option<Status> {
-    let Observed::Seen(answer) = &asked.live.agent else { return None };
-    // What answers without a word on readiness is something else.
-    Status::deserialize(answer).ok().filter(|status| status.readiness.is_some())
-}
-
 pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     if !has_agent(asked) {
         return Vec::new();
     }
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
     let logs = format!("kubectl logs -n {} {} -c bypassctl", asked.namespace(), asked.name());
-    let status = match (&asked.live.agent, status(asked)) {
+    let status = match (&asked.live.agent, &asked.agent) {
         (Observed::Unavailable(reason), _) if !asked.is_running() => {
             return vec![check("agent-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
         }
@@ -59,11 +52,11 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
         (Observed::Seen(_), Some(status)) => status,
     };
     let mut results = vec![check("agent-answers", Severity::Error).pass(format!("bypassctl {}", status.version))];
-    results.push(ready(check("agent-ready", Severity::Error), &status, &logs));
-    results.extend(rules(check("rules-effective", Severity::Error), &status, asked));
-    results.extend(certificate(check("certificate-valid", Severity::Error), &status, facts.taken, &logs));
-    results.push(refusals(check("peers-accepted", Severity::Error), &status, facts.taken, &logs));
-    results.push(plaintext(check("plaintext-left", Severity::Warning), &status));
+    results.push(ready(check("agent-ready", Severity::Error), status, &logs));
+    results.extend(rules(check("rules-effective", Severity::Error), status, asked));
+    results.extend(certificate(check("certificate-valid", Severity::Error), status, facts.taken, &logs));
+    results.push(refusals(check("peers-accepted", Severity::Error), status, facts.taken, &logs));
+    results.push(plaintext(check("plaintext-left", Severity::Warning), status));
     results.extend(clock(check("clocks-agree", Severity::Warning), asked));
     results
 }
@@ -188,7 +181,7 @@ pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> 
     }
     let check = |code| Check { code, severity: Severity::Warning, object: object.to_owned().into() };
     let versions: BTreeSet<String> =
-        with.iter().filter_map(|pod| status(pod)).map(|status| status.version.to_string()).collect();
+        with.iter().filter_map(|pod| pod.agent.as_ref()).map(|status| status.version.to_string()).collect();
     let shown = versions.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let mut results = Vec::new();
     if versions.len() > 1 {

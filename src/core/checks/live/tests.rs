@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::core::config::ClusterPorts;
+use crate::core::facts::Live;
 use crate::core::facts::{Answer, FORMAT, Objects, Source};
 use crate::core::report::Status;
 

@@ -1,0 +1,67 @@
+//! A pod beside what it and its sidecar said when they were asked, read once for the checks and for the overview.
+//!
+//! Invariant: no text here has a control character that a pod chose.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize as _;
+
+use crate::core::facts::{Facts, Live, key};
+use crate::core::membership::{View, printable};
+use crate::core::report::Observed;
+use crate::core::status::Status;
+
+/// A pod that was asked.
+pub(in crate::core) struct Asked<'a> {
+    /// `pod/namespace/name`.
+    pub(in crate::core) object: String,
+    pub(in crate::core) pod: &'a Pod,
+    pub(in crate::core) live: &'a Live,
+    /// What it says of the cluster; why not, where it says nothing that could be read.
+    pub(in crate::core) view: Result<View, String>,
+    /// The sidecar's word, if what answers is one: older ones, and strangers, have no readiness.
+    pub(in crate::core) agent: Option<Status>,
+}
+
+impl<'a> Asked<'a> {
+    /// `None` for a pod that nobody asked.
+    pub(in crate::core) fn new(facts: &'a Facts, pod: &'a Pod) -> Option<Self> {
+        let key = key(&pod.metadata);
+        let live = facts.live.get(&key)?;
+        let view = match &live.members {
+            Observed::Seen(answer) => View::parse(answer),
+            Observed::Unavailable(reason) => Err(printable(reason)),
+        };
+        let agent = match &live.agent {
+            Observed::Seen(answer) => Status::deserialize(answer).ok(),
+            Observed::Unavailable(_) => None,
+        };
+        let agent = agent.filter(|status| status.readiness.is_some());
+        Some(Self { object: format!("pod/{key}"), pod, live, view, agent })
+    }
+
+    pub(in crate::core) fn name(&self) -> &'a str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub(in crate::core) fn namespace(&self) -> &'a str {
+        self.pod.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// Whether its containers run; who does not cannot answer.
+    pub(in crate::core) fn is_running(&self) -> bool {
+        self.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+    }
+
+    /// What it sees of the cluster that it has joined.
+    pub(in crate::core) fn joined(&self) -> Option<&View> {
+        self.view.as_ref().ok().filter(|view| view.joined())
+    }
+
+    /// The label by which bootstrap finds its peers, else who owns the pod.
+    pub(in crate::core) fn app(&self) -> &'a str {
+        let labels = self.pod.metadata.labels.as_ref();
+        let label = ["app", "app.kubernetes.io/name"].iter().find_map(|name| labels?.get(*name));
+        let owner = || Some(&self.pod.metadata.owner_references.as_ref()?.first()?.name);
+        label.or_else(owner).map_or_else(|| self.name(), String::as_str)
+    }
+}
