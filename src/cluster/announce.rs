@@ -82,9 +82,8 @@ impl Announcer {
             }
             tokio::time::sleep(PERIOD).await;
             // Certificates end without a change of anything else.
-            match tokio::time::timeout(PERIOD, standing.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(PERIOD, standing.changed()).await {
+                return;
             }
         }
     }

@@ -1,0 +1,43 @@
+{{- define "bypassctl.name" -}}
+{{- if contains "bypassctl" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-bypassctl" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "bypassctl.selector" -}}
+app.kubernetes.io/name: bypassctl
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: webhook
+{{- end }}
+
+{{- define "bypassctl.labels" -}}
+{{ include "bypassctl.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "bypassctl.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "bypassctl.secret" -}}
+{{- if eq .Values.tls.mode "secret" }}{{ .Values.tls.secretName }}{{ else }}{{ include "bypassctl.name" . }}-webhook-tls{{ end }}
+{{- end }}
+
+{{/* Cluster-wide, so it names the namespace too. */}}
+{{- define "bypassctl.configuration" -}}
+{{ include "bypassctl.name" . }}-{{ .Release.Namespace }}
+{{- end }}
+
+{{/* The subjects of a namespace: (dict "namespace" … "accounts" …) */}}
+{{- define "bypassctl.subjects" -}}
+{{- $namespace := .namespace }}
+{{- range .accounts }}
+- {kind: ServiceAccount, name: {{ . }}, namespace: {{ $namespace }}}
+{{- else }}
+- {kind: Group, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccounts:{{ $namespace }}"}
+{{- end }}
+{{- end }}

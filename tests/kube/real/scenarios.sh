@@ -1,0 +1,177 @@
+# What the card promises of a real cluster, with the image, with what `inject` made of the sample, and under Istio's rules.
+# shellcheck shell=bash disable=SC2154  # the parts share variables
+
+# Three pods form a cluster over mTLS under a mesh's rules, and go through what happens to clusters: rules lost and put back, an
+# agent killed, a pod deleted, scaling, a rolling update that turns the order of the two init containers round. No member is
+# ever unreachable or downed, no byte of remoting crosses the nodes' bridges in plaintext, and readiness follows the path.
+scenario_a_cluster_lives_under_a_mesh() {
+  fresh_namespace || return
+  kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=privileged >/dev/null
+  create_certificate || fail "no certificate" || return
+  kubectl create configmap mesh-rules --from-file="$repository/tests/meshes/istio_iptnft/nft.v4" >/dev/null || return
+  capture
+  helper log-keeper env scratch="$scratch" bash -c "$(declare -f pods keep_app_logs); keep_app_logs" || return
+  forms || return
+  readiness_follows_the_path || return
+  an_agent_is_killed || return
+  a_pod_leaves || return
+  it_scales || return
+  it_rolls || return
+  dashboards_name_what_is_there || return
+  nobody_was_harmed || fail "a member was unreachable or downed" || return
+  no_plaintext || fail "remoting crossed the bridge in plaintext, or not at all"
+}
+
+forms() {
+  local at
+  at=$(now_ms)
+  sample mesh-last "$image" | injected >"$scratch/ours-first.yaml" || fail "it is not injected" || return
+  kubectl apply --filename "$scratch/ours-first.yaml" || return
+  wait_until 120 ready_pods 3 || fail "the pods do not become ready: $(kubectl get pods)" || return
+  wait_until 20 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "formed=$(seconds_since "$at")s"
+  # The mesh's proxy sees what else the app dials, and no remoting.
+  [[ $(path_of_peers) == *mtls* ]] || fail "no path is mTLS: $(path_of_peers)" || return
+}
+
+# What the sidecar of one pod says of its peers.
+path_of_peers() {
+  local pod
+  pod=$(pods | head -n 1)
+  kubectl exec "$pod" --container bypassctl -- /usr/local/bin/bypassctl status --local --output json |
+    python3 -c 'import json, sys
+text = json.dumps(json.load(sys.stdin)).lower()
+print("mtls" if "spiffe://cluster.local" in text else "unknown", text[:300])'
+}
+
+# Without its rules a pod is not ready, and with them it is again.
+readiness_follows_the_path() {
+  local pod at
+  pod=$(pods | tail -n 1)
+  within_pod "$pod" nft delete table inet bypassctl || fail "the rules cannot be taken away" || return
+  at=$(now_ms)
+  wait_until 60 is_not_ready "$pod" || fail "it stays ready without its rules" || return
+  detail "unready=$(seconds_since "$at")s"
+  at=$(now_ms)
+  rules_from_elsewhere "$pod" || fail "the rules are not put back" || return
+  wait_until 60 is_pod_ready "$pod" || fail "it does not become ready again" || return
+  detail "ready-again=$(seconds_since "$at")s"
+}
+
+# An agent that is killed is started again by the kubelet before anybody's failure detector trips.
+an_agent_is_killed() {
+  local pod id at
+  pod=$(pods | head -n 1)
+  id=$(container_of "$pod" bypassctl)
+  # shellcheck disable=SC2046  # numbers
+  kill -KILL $(processes_of "$id") || fail "there is no agent to kill" || return
+  at=$(now_ms)
+  wait_until 30 agent_is_back "$pod" "$id" || fail "it does not come back" || return
+  detail "agent-back=$(seconds_since "$at")s"
+  wait_until 60 is_pod_ready "$pod" || fail "its pod does not become ready" || return
+  wait_until 20 members_are 3 || fail "a member was lost"
+}
+
+agent_is_back() {
+  local id
+  id=$(container_of "$1" bypassctl)
+  [[ -n $id && $id != "$2" ]] && within_pod "$1" curl --silent --fail --max-time 1 http://127.0.0.1:15550/ready >/dev/null
+}
+
+# Every metric that the chart's alerts and its dashboard name is one that an agent offers, after a peer with the wrong
+# identity has been refused.
+dashboards_name_what_is_there() {
+  local pod name metrics
+  pod=$(pods | head -n 1)
+  timeout 5 openssl s_client -connect "$(pod_address "$pod"):17355" -cert "$scratch/tls/kubernetes/tls.crt" \
+    -key "$scratch/tls/kubernetes/tls.key" -CAfile "$scratch/tls/ca/ca.crt" </dev/null >"$scratch/stranger" 2>&1
+  metrics=$(within_pod "$pod" curl --silent --max-time 5 http://127.0.0.1:15550/metrics) || fail "no metrics" || return
+  while read -r name; do
+    grep -qE "^${name}(\{| )" <<<"$metrics" || fail "no agent offers $name" || return
+  done < <(grep -ohE 'bypassctl_[a-z_]+' "$repository"/deploy/chart/bypassctl/files/* | sort -u)
+}
+
+# A deleted pod's member leaves: it says so itself, since its agent outlives the app.
+a_pod_leaves() {
+  local pod at
+  pod=$(pods | head -n 1)
+  at=$(now_ms)
+  kubectl delete pod "$pod" --wait --timeout 60s || fail "it is not gone after a minute" || return
+  detail "left=$(seconds_since "$at")s"
+  grep -qE "CLUSTER MemberRemoved.*Exiting|CLUSTER MemberExited" "$scratch"/app-*.log || fail "nobody saw it leave" || return
+  wait_until 90 ready_pods 3 || fail "no other takes its place: $(kubectl get pods)" || return
+  wait_until 20 members_are 3 || fail "no other joins: $(<"$scratch/status.json")"
+}
+
+it_scales() {
+  local at
+  at=$(now_ms)
+  kubectl scale deployment appka --replicas 4 || return
+  wait_until 90 ready_pods 4 && wait_until 20 members_are 4 || fail "it does not grow: $(kubectl get pods)" || return
+  detail "grown=$(seconds_since "$at")s"
+  at=$(now_ms)
+  kubectl scale deployment appka --replicas 3 || return
+  wait_until 60 ready_pods 3 && wait_until 20 members_are 3 || fail "it does not shrink: $(kubectl get pods)" || return
+  detail "shrunk=$(seconds_since "$at")s"
+}
+
+# To pods whose mesh was there before us.
+it_rolls() {
+  local at
+  at=$(now_ms)
+  sample no-mesh '' | injected | "$kubernetes/kubectl" create --dry-run=client --output json --filename - |
+    python3 "$here/real/adapt.py" mesh-first "$image" turned=round | kubectl apply --filename - || return
+  kubectl rollout status deployment appka --timeout 180s || fail "it does not roll: $(kubectl get pods)" || return
+  wait_until 30 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "rolled=$(seconds_since "$at")s"
+}
+
+# In a restricted namespace the agent has no privilege and needs none: the rules come from elsewhere, here from the node, and
+# until they are there the sidecar holds the app.
+scenario_a_restricted_namespace_takes_rules_from_elsewhere() {
+  fresh_namespace || return
+  local at pod
+  kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
+  create_certificate || fail "no certificate" || return
+  kubectl create secret generic remoting-tls --from-file="$scratch/tls/node1" >/dev/null
+  # The privileged pod is refused there, so that it was taken means something.
+  sample no-mesh '' | injected | kubectl apply --filename - || return
+  wait_until 20 is_forbidden || fail "NET_ADMIN is allowed in a restricted namespace" || return
+  kubectl delete deployment appka || return
+  restricted_sample | kubectl apply --filename - || return
+  wait_until 30 pods_have_addresses 3 || fail "the pods are refused: $(kubectl get events | tail -n 5)" || return
+  at=$(now_ms)
+  for pod in $(pods); do
+    [[ -z $(kubectl get pod "$pod" --output 'jsonpath={.status.containerStatuses[0].state.running}') ]] ||
+      fail "the app runs before there are rules" || return
+    rules_from_elsewhere "$pod" || fail "no rules in $pod" || return
+  done
+  wait_until 120 ready_pods 3 || fail "the pods do not become ready: $(kubectl get pods)" || return
+  wait_until 20 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "formed=$(seconds_since "$at")s"
+}
+
+is_forbidden() {
+  kubectl get events --output 'jsonpath={.items[*].message}' | grep -q 'violates PodSecurity "restricted'
+}
+
+# What deploy/kustomize/restricted makes of the sample, with the tests' ports and Secret.
+restricted_sample() {
+  local work=$scratch/kustomize
+  mkdir -p "$work"
+  sample no-mesh '' >"$work/sample.yaml"
+  cp -r "$repository/deploy/kustomize/restricted" "$work/component"
+  sed -i 's/args: \[proxy,/imagePullPolicy: Never\n        args: [proxy, --preset=pekko,/; s/metadata: {name: any}/&/' "$work/component/agent.yaml"
+  cat >"$work/kustomization.yaml" <<END
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [sample.yaml]
+components: [component]
+images: [{name: bypassctl, newName: "${image%:*}", newTag: "${image##*:}"}]
+END
+  kubectl kustomize "$work"
+}
+
+pods_have_addresses() {
+  [[ $(kubectl get pods --selector app=appka --output 'jsonpath={.items[*].status.podIP}' | wc -w) == "$1" ]]
+}
