@@ -62,8 +62,8 @@ impl Hook {
                 "webhook",
                 "--listen",
                 &listen.to_string(),
-                "--admin-listen",
-                &admin.to_string(),
+                "--admin-port",
+                &admin.port().to_string(),
                 "--image",
                 "agent:1",
             ])

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::cli::ClusterPortArgs;
 use crate::core::backend::BackendChoice;
+use crate::core::config::DEFAULT_WEBHOOK_ADMIN_PORT;
 use crate::core::inject::SidecarKind;
 use crate::core::route::TlsMode;
 
@@ -69,9 +70,10 @@ pub struct WebhookArgs {
     /// Where the API server calls, by HTTPS; its path is /mutate
     #[arg(long, env = "BYPASSCTL_LISTEN", default_value = "[::]:9443", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// Where probes and scrapers ask, by HTTP: /healthz, /ready, /metrics
-    #[arg(long, env = "BYPASSCTL_ADMIN_LISTEN", default_value = "[::]:15551", value_name = "ADDRESS:PORT")]
-    pub admin_listen: SocketAddr,
+    /// Where probes and scrapers ask, at the same address, by HTTP: /healthz, /ready, /metrics
+    #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_WEBHOOK_ADMIN_PORT, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub admin_port: u16,
     /// Directory with tls.crt and tls.key, of cert-manager for instance; followed when they change
     #[arg(long, env = "BYPASSCTL_TLS_DIR", value_name = "DIR", required_unless_present = "self_signed")]
     pub tls_dir: Option<PathBuf>,

@@ -10,8 +10,8 @@ use crate::core::manifests::akka_cluster;
 
 /// Group and version of the kind.
 const API: &str = "/apis/app.lightbend.com/v1alpha1";
-/// Objects that are read at most; the rest is left to the Deployments that are made of them.
-const MOST: u32 = 500;
+/// Objects a page.
+const PAGE: u32 = 500;
 
 /// Those of the namespace; none where the kind is not there, which anybody may ask, so that who may not list the objects is
 /// not told so on a cluster that has none.
@@ -21,10 +21,20 @@ pub(super) async fn akka_clusters(cluster: &Cluster) -> Result<Vec<Workload>, St
     if !resources.into_iter().any(|resource| resource["name"] == "akkaclusters") {
         return Ok(Vec::new());
     }
-    let list = get(cluster, &format!("{API}/namespaces/{}/akkaclusters?limit={MOST}", cluster.namespace)).await?;
-    let Some(Value::Array(items)) = list.map(|mut list| list["items"].take()) else { return Ok(Vec::new()) };
-    // One that no operator could read either is no workload.
-    Ok(items.into_iter().filter_map(|item| akka_cluster(item).ok()).collect())
+    let (mut found, mut page) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{API}/namespaces/{}/akkaclusters?limit={PAGE}{page}", cluster.namespace);
+        let Some(mut list) = get(cluster, &path).await? else { return Ok(found) };
+        if let Value::Array(items) = list["items"].take() {
+            // One that no operator could read either is no workload.
+            found.extend(items.into_iter().filter_map(|item| akka_cluster(item).ok()));
+        }
+        match list["metadata"]["continue"].as_str() {
+            // A token of the API server's, in the alphabet of base64url.
+            Some(token) if !token.is_empty() => page = format!("&continue={token}"),
+            _ => return Ok(found),
+        }
+    }
 }
 
 /// `None` for what is not there.

@@ -1,5 +1,7 @@
 //! `bypassctl webhook`: pods get the agent as they are created.
 
+use std::net::SocketAddr;
+
 use crate::cli::WebhookArgs;
 use crate::cluster::client::{Target, connect};
 use crate::commands::inject::options;
@@ -14,7 +16,8 @@ pub(super) fn run(args: &WebhookArgs) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let source = source(args).await?;
-        let webhook = Webhook { listen: args.listen, admin: args.admin_listen, options, source };
+        let admin = SocketAddr::new(args.listen.ip(), args.admin_port);
+        let webhook = Webhook { listen: args.listen, admin, options, source };
         webhook::run(webhook).await.map_err(|error| match error {
             WebhookError::Certificate(_) => Failure::usage(error),
             WebhookError::Listen { .. } | WebhookError::Io(_) => Failure::from(error),

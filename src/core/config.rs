@@ -10,6 +10,8 @@ pub const DEFAULT_OUTBOUND_PORT: u16 = 15552;
 pub const DEFAULT_INBOUND_PORT: u16 = 15553;
 /// Health, metrics and status of the sidecar.
 pub const DEFAULT_ADMIN_PORT: u16 = 15550;
+/// Health and metrics of the webhook.
+pub const DEFAULT_WEBHOOK_ADMIN_PORT: u16 = 15551;
 /// User id of Istio's proxy, and of most meshes that copied it (istio.io, "Application Requirements").
 pub const DEFAULT_MESH_UID: u32 = 1337;
 /// The packet mark that Istio's TPROXY and ambient rules skip: 1337, written 0x539

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::core::report::acts_on_terminals;
+
 /// One node's view of the cluster: `/cluster/members/` of management.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct View {
@@ -211,10 +213,10 @@ fn short(value: &Value) -> String {
     if cut.len() < text.len() { cut + "…" } else { text }
 }
 
-/// The text with a replacement character for each control character.
+/// The text with a replacement character for each that would act on a terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if acts_on_terminals(c) { '\u{fffd}' } else { c }).collect()
 }
 
 impl From<&str> for MemberStatus {
@@ -394,5 +396,6 @@ mod tests {
         .unwrap();
         assert!(!format!("{view:?}{}{}", view.self_node, view.members[0].status).contains(char::is_control));
         assert!(!View::parse(&json!({"selfNode": "\u{1b}[2J"})).unwrap_err().contains(char::is_control));
+        assert_eq!(printable("a\u{202e}b\u{200b}"), "a\u{fffd}b\u{fffd}", "what reorders and what hides");
     }
 }

@@ -77,7 +77,7 @@ pub struct Summary {
 
 /// Control characters (C0, DEL, C1), and those that reorder or hide text (Unicode TR 36, bidirectional overrides and
 /// zero-width characters).
-fn acts_on_terminals(c: char) -> bool {
+pub(crate) fn acts_on_terminals(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
         || matches!(c, '\u{e0000}'..='\u{e007f}')

@@ -8,14 +8,16 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-/// A text without control characters.
+use crate::core::membership::printable;
+
+/// A text that acts on no terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Ok(Self(text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()))
+        Ok(Self(printable(&text)))
     }
 }
 

@@ -45,8 +45,9 @@ struct Open {
     account: Account,
     direction: Direction,
     peer: IpAddr,
-    identity: Option<String>,
-    tls: Option<String>,
+    identity: Option<Arc<str>>,
+    /// Version and cipher.
+    tls: Option<[&'static str; 2]>,
     since: Instant,
     moved: Arc<Moved>,
 }
@@ -138,8 +139,8 @@ impl Board {
             account: now.ledger.open(connection.direction, connection.identity()),
             direction: connection.direction,
             peer: connection.peer().ip(),
-            identity: connection.identity().map(str::to_owned),
-            tls: connection.agreed.as_ref().map(|agreed| format!("{} {}", agreed.version, agreed.cipher)),
+            identity: connection.identity().cloned(),
+            tls: connection.agreed.as_ref().map(|agreed| [agreed.version, agreed.cipher]),
             since: connection.started,
             moved: Arc::clone(&connection.moved),
         };
@@ -156,7 +157,7 @@ impl Board {
             peer: connection.peer(),
             original_dst: connection.target,
             reason,
-            identity: failed.and_then(|failed| failed.seen.clone()).or(connection.identity().map(str::to_owned)),
+            identity: failed.and_then(|failed| failed.seen.clone()).or(connection.identity().map(ToString::to_string)),
             allowed: failed.and_then(|failed| failed.allowed.clone()),
             looked_like: connection.first.map(|first| first.to_string()),
             detail: failed.map(|failed| failed.detail.clone()).or(connection.detail.clone()),
@@ -191,15 +192,15 @@ impl Board {
     pub(super) fn groups(&self) -> Vec<Group> {
         let mut groups: BTreeMap<_, Group> = BTreeMap::new();
         for open in lock(&self.open).by_id.values() {
-            let key = (open.peer, open.direction, open.identity.clone(), open.tls.clone());
+            let key = (open.peer, open.direction, open.identity.clone(), open.tls);
             if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
                 continue;
             }
             let group = groups.entry(key).or_insert_with(|| Group {
                 direction: open.direction,
                 peer: open.peer,
-                identity: open.identity.clone(),
-                tls: open.tls.clone(),
+                identity: open.identity.as_ref().map(ToString::to_string),
+                tls: open.tls.map(|tls| tls.join(" ")),
                 connections: 0,
                 oldest_seconds: 0,
                 bytes_in: 0,

@@ -25,7 +25,7 @@ pub(super) struct Connection {
     pub(super) target: Option<SocketAddr>,
     pub(super) started: Instant,
     pub(super) agreed: Option<Agreed>,
-    pub(super) failed: Option<Failed>,
+    pub(super) failed: Option<Box<Failed>>,
     /// Whether the app's bytes went, or were to go, without TLS.
     pub(super) plaintext: bool,
     /// What a plaintext peer sent first.
@@ -57,14 +57,14 @@ impl Connection {
     }
 
     /// Who the peer is, where a handshake has told.
-    pub(super) fn identity(&self) -> Option<&str> {
-        self.agreed.as_ref().map(|agreed| agreed.identity.as_str())
+    pub(super) fn identity(&self) -> Option<&Arc<str>> {
+        self.agreed.as_ref().map(|agreed| &agreed.identity)
     }
 
     /// Keeps a failed handshake's evidence.
     pub(super) fn fail(&mut self, failed: Failed) -> Reason {
         let reason = failed.reason;
-        self.failed = Some(failed);
+        self.failed = Some(Box::new(failed));
         reason
     }
 
@@ -80,7 +80,7 @@ impl Connection {
                     peer = %self.peer(),
                     original_dst = self.target.map(tracing::field::display),
                     reason = reason.code(),
-                    identity = self.identity().or(seen),
+                    identity = self.identity().map(|identity| &**identity).or(seen),
                     allowed = failed.and_then(|failed| failed.allowed.as_deref()),
                     looked_like = self.first.map(tracing::field::display),
                     detail = failed.map(|failed| failed.detail.as_str()).or(self.detail.as_deref()),
@@ -89,7 +89,7 @@ impl Connection {
                     bytes_out = self.moved.bytes_out.bytes(),
                     duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                     tls = agreed.map(|agreed| agreed.version).or(self.plaintext.then_some("none")),
-                    cipher = agreed.map(|agreed| agreed.cipher.as_str()),
+                    cipher = agreed.map(|agreed| agreed.cipher),
                     $message
                 )
             };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{CommonState, Error, ProtocolVersion};
@@ -39,9 +40,9 @@ pub(super) struct Agreed {
     /// `TLS 1.3` or `TLS 1.2`.
     pub(super) version: &'static str,
     /// The cipher suite's name.
-    pub(super) cipher: String,
-    /// Who the peer is.
-    pub(super) identity: String,
+    pub(super) cipher: &'static str,
+    /// Who the peer is; shared with the books that `/status` and metrics are made of.
+    pub(super) identity: Arc<str>,
 }
 
 impl Agreed {
@@ -51,12 +52,10 @@ impl Agreed {
             Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
             _ => "unknown",
         };
-        let cipher = session.negotiated_cipher_suite().map_or_else(String::new, |suite| {
-            suite.suite().as_str().map_or_else(|| format!("{:?}", suite.suite()), str::to_owned)
-        });
+        let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity.to_string());
-        Self { version, cipher, identity: excerpt(identity.unwrap_or_default()) }
+        Self { version, cipher, identity: excerpt(identity.unwrap_or_default()).into() }
     }
 }
 

@@ -69,11 +69,11 @@ pub(super) struct Ledger(BTreeMap<Account, Sums>);
 
 impl Ledger {
     /// Counts a connection that both sides agreed to; says where it is to be counted.
-    pub(super) fn open(&mut self, direction: Direction, identity: Option<&str>) -> Account {
+    pub(super) fn open(&mut self, direction: Direction, identity: Option<&Arc<str>>) -> Account {
         let who = match identity {
             None => Who::Nobody,
             Some(identity) if identity.len() > LONGEST => Who::Other,
-            Some(identity) => Who::Peer(identity.into()),
+            Some(identity) => Who::Peer(Arc::clone(identity)),
         };
         let mut account = (direction, who);
         if matches!(account.1, Who::Peer(_)) && !self.0.contains_key(&account) && self.peers(direction) >= MOST {
@@ -148,13 +148,13 @@ mod tests {
     fn however_many_identities_come_only_so_many_are_told_apart() {
         let mut ledger = Ledger::default();
         for i in 0..1000 {
-            let account = ledger.open(Direction::Inbound, Some(&format!("spiffe://d/ns/a/sa/{i}")));
+            let account = ledger.open(Direction::Inbound, Some(&format!("spiffe://d/ns/a/sa/{i}").into()));
             assert_eq!(matches!(account.1, Who::Peer(_)), i < MOST);
             ledger.close(&account, &moved());
         }
         assert_eq!(ledger.open(Direction::Inbound, None).1, Who::Nobody);
-        assert!(matches!(ledger.open(Direction::Inbound, Some("spiffe://d/ns/a/sa/3")).1, Who::Peer(_)));
-        assert!(matches!(ledger.open(Direction::Outbound, Some("spiffe://d/ns/a/sa/999")).1, Who::Peer(_)));
+        assert!(matches!(ledger.open(Direction::Inbound, Some(&"spiffe://d/ns/a/sa/3".into())).1, Who::Peer(_)));
+        assert!(matches!(ledger.open(Direction::Outbound, Some(&"spiffe://d/ns/a/sa/999".into())).1, Who::Peer(_)));
         assert_eq!(ledger.sums().len(), MOST + 3);
         let other = ledger.sums()[&(Direction::Inbound, Who::Other)];
         assert_eq!((other.opened, other.closed), (936, 936));
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_name_without_end_is_no_label() {
-        let account = Ledger::default().open(Direction::Outbound, Some(&"dns:a ".repeat(400)));
+        let account = Ledger::default().open(Direction::Outbound, Some(&"dns:a ".repeat(400).into()));
         assert_eq!(account.1, Who::Other);
     }
 }

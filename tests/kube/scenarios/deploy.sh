@@ -39,7 +39,7 @@ scenario_the_webhook_has_the_least_rights() {
   render "$scratch/rights.yaml" && grep -v '^#' "$scratch/rights.yaml" | kubectl apply --filename - || fail "not applied" || return
   local account=system:serviceaccount:$namespace:x-bypassctl-webhook right
   wait_until 10 can get secrets/x-bypassctl-webhook-tls || fail "it may not read its Secret" || return
-  can patch secrets/x-bypassctl-webhook-tls || fail "it may not write its Secret" || return
+  can update secrets/x-bypassctl-webhook-tls || fail "it may not write its Secret" || return
   can patch "mutatingwebhookconfigurations/x-bypassctl-$namespace" || fail "it may not write its configuration" || return
   for right in 'get secrets/another' 'list secrets' 'create secrets' 'delete secrets/x-bypassctl-webhook-tls' 'get pods' \
     'patch mutatingwebhookconfigurations/another' "delete mutatingwebhookconfigurations/x-bypassctl-$namespace"; do

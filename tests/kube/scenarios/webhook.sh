@@ -2,7 +2,7 @@
 # since without nodes nobody routes Services.
 # shellcheck shell=bash disable=SC2154  # the parts share variables
 
-# Two replicas with the least rights share one certificate, tell the API server of it, and inject what is created.
+# Two replicas with the chart's command line and rights share one certificate, tell the API server of it, and inject what is created.
 scenario_the_webhook_injects_what_is_created() {
   webhook_setting || return
   webhook_serves "$@"
@@ -13,43 +13,23 @@ scenario_the_webhook_injects_what_is_created() {
 }
 
 webhook_setting() {
-  fresh_namespace || return
-  configuration=$namespace
+  fresh_namespace && need_helm || return
+  configuration=x-bypassctl-$namespace
   kubectl label namespace "$namespace" bypassctl.io/inject=enabled >/dev/null
-  service_address=$(kubectl create service clusterip hook --tcp 9443 --output 'jsonpath={.spec.clusterIP}') || return
+  # As people install it, but for the pods, which nobody runs here: below are its command line and its rights.
+  render "$scratch/chart.yaml" --set image.repository=bypassctl.test/bypassctl --set image.tag=1 &&
+    kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
+  mapfile -t hook_arguments < <(kubectl get deployment x-bypassctl-webhook \
+    --output 'jsonpath={range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' | grep -v '^--listen=')
+  service_address=$(kubectl get service x-bypassctl-webhook --output 'jsonpath={.spec.clusterIP}') || return
   ip address add "$service_address/32" dev lo || fail "no address for the service" || return
-  create_user hook || return
-  # As the chart gives them: an empty Secret, and rights on that one and on the configuration alone.
-  kubectl create secret generic hook >/dev/null || return
-  kubectl create role hook --verb get,update --resource secrets --resource-name hook >/dev/null &&
-    kubectl create rolebinding hook --role hook --serviceaccount "$namespace:hook" >/dev/null &&
-    kubectl create clusterrole "$configuration" --verb get,patch --resource mutatingwebhookconfigurations \
-      --resource-name "$configuration" >/dev/null &&
-    kubectl create clusterrolebinding "$configuration" --clusterrole "$configuration" \
-      --serviceaccount "$namespace:hook" >/dev/null || return
-  kubectl create --filename - >/dev/null <<END
-apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {name: $configuration}
-webhooks:
-- name: inject.bypassctl.io
-  admissionReviewVersions: [v1]
-  sideEffects: None
-  failurePolicy: Fail
-  timeoutSeconds: 5
-  reinvocationPolicy: IfNeeded
-  namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $namespace, bypassctl.io/inject: enabled}}
-  rules:
-  - {apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE], scope: Namespaced}
-  clientConfig: {service: {name: hook, namespace: $namespace, path: /mutate, port: 9443}}
-END
+  write_kubeconfig "$scratch/hook" "{token: $(kubectl create token x-bypassctl-webhook --duration 1h)}" "$namespace"
 }
 
 # start_hook REPLICA ADDRESS – one of the webhook's processes.
 start_hook() {
-  helper "hook-$1.log" env --ignore-environment KUBECONFIG="$(user_kubeconfig hook)" "$agent_binary" webhook \
-    --listen "$2:9443" --admin-listen "$2:15551" --image bypassctl.test/bypassctl:1 --self-signed \
-    --secret "$namespace/hook" --service hook --webhook-configuration "$configuration"
+  helper "hook-$1.log" env --ignore-environment KUBECONFIG="$scratch/hook" "$agent_binary" "${hook_arguments[@]}" \
+    --listen "$2:443"
 }
 
 hook_is_ready() {
@@ -107,7 +87,7 @@ has_ended() {
 }
 
 served_serial() {
-  openssl s_client -connect "$1:9443" </dev/null 2>/dev/null | openssl x509 -noout -serial
+  openssl s_client -connect "$1:443" </dev/null 2>/dev/null | openssl x509 -noout -serial
 }
 
 deployment_made_a_pod() {
