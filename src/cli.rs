@@ -323,6 +323,10 @@ pub struct StatusArgs {
     /// With --local, for exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
     #[arg(long, env = "BYPASSCTL_READY")]
     pub ready: bool,
+    /// With --ready: until it is, for at most so many seconds
+    #[arg(long, env = "BYPASSCTL_WAIT", value_name = "SECONDS", requires = "ready",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub wait: Option<u64>,
     /// With --local: the sidecar's admin port
     #[arg(long, env = "BYPASSCTL_ADMIN_PORT", default_value_t = DEFAULT_ADMIN_PORT, value_name = "PORT",
         value_parser = clap::value_parser!(u16).range(1..))]

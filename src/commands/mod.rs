@@ -85,6 +85,10 @@ impl Failure {
         Self { kind: FailureKind::NotProven, error: error.into() }
     }
 
+    fn is_not_well(&self) -> bool {
+        self.kind == FailureKind::NotWell
+    }
+
     const fn exit_code(&self) -> u8 {
         match self.kind {
             FailureKind::NotWell => 1,

@@ -87,3 +87,26 @@ fn whoever_is_not_there_is_named() {
     let (code, _, error) = status(port, &["--kubeconfig", "/nobody/wrote/this"]);
     assert!(code == 2 && error.contains("/nobody/wrote/this"), "{code} {error}");
 }
+
+/// Promise: --wait holds until the sidecar is ready, and gives up at its end as a single look would have.
+#[test]
+fn it_can_be_waited_for() {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    let port = free_port();
+    let (code, out, error) = status(port, &["--local", "--ready", "--wait", "1"]);
+    assert!(code == 1 && out.is_empty() && error.contains("no sidecar answers"), "{code} {error}");
+    let (code, _, error) = status(port, &["--local", "--wait", "1"]);
+    assert!(code == 2 && error.contains("--ready"), "{code} {error}");
+
+    let waiting = std::thread::spawn(move || status(port, &["--local", "--ready", "--wait", "30"]));
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    for ready in [false, false, true] {
+        let mut stream = listener.accept().unwrap().0;
+        let _ = stream.read(&mut [0; 1024]);
+        let body = format!("{{\"readiness\": {{\"ready\": {ready}, \"reasons\": [], \"notes\": []}}}}");
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    }
+    assert_eq!(waiting.join().unwrap(), (0, String::new(), String::new()));
+}

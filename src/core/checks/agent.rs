@@ -219,7 +219,7 @@ fn permissive(subject: &Subject, findings: &mut Findings, proxy: &AgentContainer
     if proxy.option("mode") != Some("permissive") {
         return findings.pass(code, object, "the proxy is not permissive, as far as can be seen");
     }
-    let next = "kubectl exec POD -c bypassctl -- /bypassctl status --local";
+    let next = "kubectl exec POD -c bypassctl -- bypassctl status --local";
     let Some(until) = proxy.option("permissive-until") else {
         return findings.fail(code, object, "the proxy is permissive, and has no --permissive-until", next);
     };

@@ -9,6 +9,8 @@ use crate::core::config::DEFAULT_ADMIN_PORT;
 use crate::core::inject::{AGENT_UID, GATE, INIT, INJECTED, Injection, Options, SIDECAR, SidecarKind, VOLUME};
 use crate::core::route::TlsMode;
 
+/// Seconds that a classic sidecar may hold up the app.
+const HOLD: u32 = 60;
 /// Where the sidecar finds its certificate.
 const TLS_DIR: &str = "/var/run/bypassctl/tls";
 
@@ -96,6 +98,12 @@ fn sidecar(options: &Options) -> Value {
     }
     if options.sidecar == SidecarKind::Native {
         container["restartPolicy"] = "Always".into();
+    }
+    if options.sidecar == SidecarKind::Classic {
+        // Containers are started one after the other, and the next one waits for this.
+        let wait = format!("--wait={HOLD}");
+        container["lifecycle"] =
+            json!({"postStart": {"exec": {"command": ["bypassctl", "status", "--local", "--ready", wait]}}});
     }
     container["ports"] = json!([{"name": "bypassctl-admin", "containerPort": DEFAULT_ADMIN_PORT}]);
     let get = |path: &str| json!({"path": path, "port": DEFAULT_ADMIN_PORT});

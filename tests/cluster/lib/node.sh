@@ -136,7 +136,7 @@ wait_for_pings() {
 
 # Pings that POD sent to PEER and got no answer to, so far.
 lost_pings() {
-  grep "PING .*$(pod_ip "$2"):" "$run_dir/pod$1/node.log" | tail -n1 | grep -o 'lost=[0-9]*' | cut -d= -f2
+  grep "PING .*$(pod_ip "$2"):" "$run_dir/pod$1/node.log" | tail -n1 | grep -o 'lost=[0-9]*' | cut -d= -f2 | grep . || echo 0
 }
 
 # A node gives up on its seed nodes for the second time after some ten seconds.

@@ -245,7 +245,8 @@ scenario_sigterm() {
   ((leave_ms < 4000)) || fail "leaving took $leave_ms ms: without an agent it takes 12 s, with one 1 to 3"
 }
 
-# From plaintext over permissive to strict by rolling updates: nobody is ever unreachable, and in the end all is TLS.
+# From plaintext over permissive to strict by rolling updates: nobody is ever unreachable, no message between nodes that stay
+# is lost, and in the end all is TLS.
 scenario_migrate() {
   local pod
   fresh_pods
@@ -290,9 +291,13 @@ scenario_native() {
 }
 
 # One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins, or, where MODE is native, one
-# without an agent and with the framework's own TLS.
+# without an agent and with the framework's own TLS. No message between the two that stay is lost: two each way may be under
+# way while it is counted.
 replace_pod() {
-  local pod=$1 mode=$2 properties=()
+  local pod=$1 mode=$2 properties=() a=$(($1 % 3 + 1)) b=$((($1 + 1) % 3 + 1)) lost
+  # A node that has just come up is pinged before it can answer.
+  wait_for_pings 20 || return
+  lost=$(($(lost_pings "$a" "$b") + $(lost_pings "$b" "$a")))
   is_running "agent$pod" && signal "agent$pod" TERM
   signal "node$pod" TERM
   wait_until 30 has_exited "node$pod" || fail "node $pod does not end" || return
@@ -308,4 +313,6 @@ replace_pod() {
   start_node "$pod" "$(join $((pod % 3 + 1)))" "${properties[@]}"
   wait_until 60 all_see_up 3 1 2 3 || fail "pod $pod, $mode: the cluster did not become whole" || return
   give_turn
+  lost=$(($(lost_pings "$a" "$b") + $(lost_pings "$b" "$a") - lost))
+  ((lost <= 4)) || fail "pod $pod, $mode: the nodes that stayed lost $lost messages"
 }
