@@ -73,16 +73,23 @@ class Sidecar:
     def __init__(self, executable, certificates, *more, target=None, days=23):
         self.app = Echo()
         folder = certificates.issue(f"cart{'' if days == 23 else days}", days)
-        self.inbound, self.outbound, self.admin = (free_port() for _ in range(3))
         peer = Echo(certificates.context(certificates.issue("cart"), ssl.PROTOCOL_TLS_SERVER))
-        self.process = subprocess.Popen(
-            [executable, "proxy", "--tls-dir", folder, "--bind-address", "127.0.0.1", "--fault-injection",
-             "--inbound-port", str(self.inbound), "--outbound-port", str(self.outbound), "--admin-port", str(self.admin),
-             "--inbound-target", self.app.address, "--outbound-target", target or peer.address, *more],
-            env={"PATH": os.environ["PATH"]}, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.url = f"http://127.0.0.1:{self.admin}/"
         self.open = []
-        eventually("the sidecar serves", lambda: self.ask("healthz") == "alive\n")
+        # A port that is free when it is chosen may be the browser's a moment later.
+        for _ in range(3):
+            self.start([executable, "proxy", "--tls-dir", folder, "--bind-address", "127.0.0.1", "--fault-injection",
+                        "--inbound-target", self.app.address, "--outbound-target", target or peer.address, *more])
+            eventually("the sidecar serves or ends", lambda: self.process.poll() or self.ask("healthz") == "alive\n")
+            if self.process.poll() is None:
+                return
+        raise AssertionError(f"the sidecar ends with {self.process.returncode}")
+
+    def start(self, command):
+        self.inbound, self.outbound, self.admin = (free_port() for _ in range(3))
+        ports = ["--inbound-port", str(self.inbound), "--outbound-port", str(self.outbound), "--admin-port", str(self.admin)]
+        self.process = subprocess.Popen(
+            command + ports, env={"PATH": os.environ["PATH"]}, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.url = f"http://127.0.0.1:{self.admin}/"
 
     def ask(self, path, body=None):
         with contextlib.suppress(OSError), urllib.request.urlopen(self.url + path, body, timeout=5) as answer:
