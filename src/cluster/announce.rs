@@ -83,6 +83,12 @@ impl Announcer {
             tokio::time::sleep(PERIOD).await;
             // Certificates end without a change of anything else.
             if let Ok(Err(_)) = tokio::time::timeout(PERIOD, standing.changed()).await {
+                // A sidecar that has stopped carries nothing; one that is killed cannot say so.
+                let stopped = Standing { why_not: "the sidecar has stopped".to_owned(), ..Standing::default() };
+                if self.condition {
+                    let set = self.set_condition(&stopped, OffsetDateTime::now_utc()).await;
+                    faults.note("the pod's condition", "patch on pods/status", set);
+                }
                 return;
             }
         }

@@ -24,6 +24,9 @@ use crate::tls::Reloader;
 /// Until the API server is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// An API server that is away does not keep the sidecar from ending.
+const GOODBYE: Duration = Duration::from_secs(3);
+
 /// Runs the sidecar until it is told to stop.
 pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
@@ -37,12 +40,18 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
-        let news = announcement.map(|announcement| {
-            let (news, heard) = watch::channel(Standing::default());
-            tokio::spawn(announce(announcement, heard));
-            news
-        });
-        proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log, news).await
+        let (news, announcing) = announcement
+            .map(|announcement| {
+                let (news, heard) = watch::channel(Standing::default());
+                (news, tokio::spawn(announce(announcement, heard)))
+            })
+            .unzip();
+        let result = proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log, news).await;
+        if let Some(announcing) = announcing {
+            // Whoever is told last is told that nobody is there any more.
+            let _ = tokio::time::timeout(GOODBYE, announcing).await;
+        }
+        result
     });
     // Whatever still runs has had its time.
     runtime.shutdown_background();

@@ -17,7 +17,7 @@ webhook_setting() {
   configuration=x-bypassctl-$namespace
   kubectl label namespace "$namespace" bypassctl.io/inject=enabled >/dev/null
   # As people install it, but for the pods, which nobody runs here: below are its command line and its rights.
-  render "$scratch/chart.yaml" --set image.repository=bypassctl.test/bypassctl --set image.tag=1 &&
+  render "$scratch/chart.yaml" --set image.repository=bypassctl.test/bypassctl --set-string image.tag=1 &&
     kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
   mapfile -t hook_arguments < <(kubectl get deployment x-bypassctl-webhook \
     --output 'jsonpath={range .spec.template.spec.containers[0].args[*]}{@}{"\n"}{end}' | grep -v '^--listen=')
