@@ -77,6 +77,9 @@ pub enum ClientError {
         /// What there is.
         known: Vec<String>,
     },
+    /// No name that a namespace can have.
+    #[error("{0:?} is no namespace: a name has up to 63 of a-z, 0-9 and -, and begins and ends without -")]
+    Namespace(String),
     /// No connection, or no answer.
     #[error(
         "the API server {server} of context {context} cannot be reached: {reason}; does `kubectl --context {context} version` reach it?"
@@ -121,8 +124,17 @@ impl ClientError {
     /// Whether other arguments would help, and not another day.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::NoConfig { .. } | Self::Kubeconfig { .. } | Self::UnknownContext { .. })
+        matches!(
+            self,
+            Self::NoConfig { .. } | Self::Namespace(_) | Self::Kubeconfig { .. } | Self::UnknownContext { .. }
+        )
     }
+}
+
+/// RFC 1123, as Kubernetes has it.
+fn is_label(name: &str) -> bool {
+    let of_it = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(of_it) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// Connects to the cluster and asks for its version.
@@ -134,6 +146,9 @@ pub async fn connect(target: &Target) -> Result<Cluster, ClientError> {
     config.connect_timeout = Some(CONNECT);
     let server = config.cluster_url.to_string();
     let namespace = target.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    if !is_label(&namespace) {
+        return Err(ClientError::Namespace(namespace));
+    }
     let expired = expired(&config.auth_info, OffsetDateTime::now_utc());
     let unusable =
         |error: kube::Error| ClientError::Kubeconfig { place: format!("context {context}"), reason: causes(&error) };

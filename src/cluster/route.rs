@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 
 use crate::cluster::client::{Cluster, causes};
+use crate::core::asked::FORBIDDEN;
 use crate::http::{Answer, Connection, HttpError, LIMIT};
 
 /// How long the reason of a broken port-forward is waited for.
@@ -70,7 +71,12 @@ impl<'a> Route<'a> {
         };
         let proxied = tokio::time::timeout(LIMIT, self.proxied(path)).await;
         proxied.unwrap_or_else(|_| Err(HttpError::Timeout.to_string())).map_err(|reason| {
-            let reason = format!("port {}: by port-forward: {forward}; by the API server: {reason}", self.port);
+            let port = self.port;
+            let reason = if forward.starts_with(FORBIDDEN) && reason.starts_with(FORBIDDEN) {
+                format!("{FORBIDDEN} to ask port {port}: by port-forward: {forward}; by the API server: {reason}")
+            } else {
+                format!("port {port}: by port-forward: {forward}; by the API server: {reason}")
+            };
             self.way = Way::None(reason.clone());
             reason
         })

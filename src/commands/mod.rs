@@ -31,6 +31,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, Global, LogFormat};
+use crate::core::report::acts_on_terminals;
 use crate::proxy::log::{LogFilter, parse_filter};
 
 /// How a command that ran ended, as the exit code says it.
@@ -121,7 +122,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
             // A closed standard error leaves only the exit code to say it.
-            let _ = writeln!(std::io::stderr(), "bypassctl: {}", chain(&failure.error));
+            let _ = writeln!(std::io::stderr(), "bypassctl: {}", harmless(&chain(&failure.error)));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -149,6 +150,17 @@ fn chain(error: &anyhow::Error) -> String {
         let cause = cause.to_string();
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
     })
+}
+
+/// A server's words may be in it: as they are, without what acts on a terminal, and not without end.
+fn harmless(text: &str) -> String {
+    const MOST: usize = 4000;
+    let keep = |c| c == '\n' || !acts_on_terminals(c);
+    let mut shown: String = text.chars().take(MOST).map(|c| if keep(c) { c } else { '\u{fffd}' }).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Writes a result to standard output. A reader that has gone away (`| head`) has what it wanted.

@@ -18,6 +18,8 @@ use crate::commands::{Failure, Outcome, chain};
 use crate::core::overview::Overview;
 use crate::core::render::overview::{NODE_COLUMNS, PATH_COLUMNS, cluster_line, header, node_rows, path_rows, verdict};
 
+/// How long the one who draws may take to end.
+const ENOUGH: Duration = Duration::from_secs(1);
 /// How soon a key is answered.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -72,8 +74,14 @@ async fn look_until_nobody_draws(question: &Question, every: Duration, sender: &
     };
     tokio::select! {
         () = looking => {}
-        // Who does not receive it has ended by itself.
-        () = stopped => drop(sender.send(News::Stop)),
+        () = stopped => {
+            // Who does not receive it has ended by itself.
+            drop(sender.send(News::Stop));
+            // Reading a terminal that has gone away never ends, and whoever draws waits for that.
+            tokio::time::sleep(ENOUGH).await;
+            ratatui::restore();
+            std::process::exit(1);
+        }
     }
 }
 

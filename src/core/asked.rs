@@ -5,10 +5,14 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize as _;
 
+use crate::core::checks::word;
 use crate::core::facts::{Facts, Live, key};
 use crate::core::membership::{View, printable};
 use crate::core::report::Observed;
 use crate::core::status::Status;
+
+/// How the reason begins where every way to ask a pod is forbidden to whoever asks.
+pub(crate) const FORBIDDEN: &str = "forbidden";
 
 /// A pod that was asked.
 pub(in crate::core) struct Asked<'a> {
@@ -45,6 +49,16 @@ impl<'a> Asked<'a> {
 
     pub(in crate::core) fn namespace(&self) -> &'a str {
         self.pod.metadata.namespace.as_deref().unwrap_or("default")
+    }
+
+    /// What a command about it needs, whatever it is called: `-n NAMESPACE POD`.
+    pub(in crate::core) fn arguments(&self) -> String {
+        format!("-n {} {}", word(self.namespace(), "NAMESPACE"), word(self.name(), "POD"))
+    }
+
+    /// Whether nothing is known of it because whoever asks may not.
+    pub(in crate::core) fn is_forbidden(reason: &str) -> bool {
+        reason.starts_with(FORBIDDEN)
     }
 
     /// Whether its containers run; who does not cannot answer.

@@ -4,7 +4,7 @@
 //! `tests/architecture.rs` holds it to that.
 
 pub mod admission;
-mod asked;
+pub(crate) mod asked;
 pub mod backend;
 pub mod breaker;
 pub mod checks;

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 pub use self::paths::Path;
 use crate::core::asked::Asked;
 use crate::core::facts::{Facts, Source};
-use crate::core::membership::{MemberStatus, Node, View};
+use crate::core::membership::{MemberStatus, Node, View, printable};
 use crate::core::report::Observed;
 use crate::core::status::Status;
 
@@ -208,8 +208,8 @@ impl Overview {
                 Observed::Unavailable(_) => None,
             };
             let mut state = NodeState {
-                pod: Some(one.name().to_owned()),
-                host: one.pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+                pod: Some(printable(one.name())),
+                host: one.pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(printable),
                 ready,
                 unseen: one.view.as_ref().err().cloned(),
                 agent,

@@ -116,6 +116,18 @@ fn saved_facts_are_their_owner_s_alone_and_hold_no_secret() {
     let saved = fs::read_to_string(&file).unwrap();
     assert!(saved.contains("my-service") && !saved.contains("swordfish"), "{saved}");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-done stays");
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for special in [pipe.to_str().unwrap(), dir.path().to_str().unwrap(), "-"] {
+        let refused = bypassctl(&["check", "files", "--save-facts", special, "-"], AKKA);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("a file of their own"), "{special}: {said}");
+    }
+    assert!(
+        std::os::unix::fs::FileTypeExt::is_fifo(&fs::symlink_metadata(&pipe).unwrap().file_type()),
+        "it is left alone"
+    );
 }
 
 #[test]

@@ -14,13 +14,19 @@ use crate::core::saved;
 /// Writes facts without secrets, for their owner's eyes alone; a file that is there is replaced.
 pub(in crate::commands) fn save(facts: &Facts, path: &Path) -> Result<(), Failure> {
     let text = saved::to_text(facts)?;
+    let is_special = std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink());
+    if is_special || path == Path::new("-") {
+        let path = path.display();
+        return Err(Failure::usage(anyhow::anyhow!("facts are saved to a file of their own, and {path} is none")));
+    }
+    // A file of old facts, or somebody's link, would keep its own mode; and what is there stays until the new one is whole.
+    let beside = path.with_added_extension(format!("{}.tmp", std::process::id()));
     let write = || {
-        // A file of old facts, or somebody's link, would keep its own mode.
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
+            // Half of it is of no use to anybody.
+            let _ = std::fs::remove_file(&beside);
+        })
     };
     Ok(write().with_context(|| format!("the facts cannot be written to {}", path.display()))?)
 }

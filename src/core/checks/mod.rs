@@ -122,7 +122,7 @@ impl Findings {
 }
 
 /// A name as it may stand in a command that somebody copies into a shell; else a placeholder.
-fn word<'a>(name: &'a str, placeholder: &'a str) -> &'a str {
+pub(in crate::core) fn word<'a>(name: &'a str, placeholder: &'a str) -> &'a str {
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let safe = !name.is_empty() && !name.starts_with('-') && name.chars().all(harmless);
     if safe { name } else { placeholder }

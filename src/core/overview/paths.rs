@@ -52,8 +52,8 @@ pub(super) fn paths<'a>(pods: &[Pod], agents: impl Iterator<Item = (&'a str, &'a
             path.tls = group.tls.as_ref().map(ToString::to_string).or(path.tls.take());
             path.plaintext |= group.tls.is_none();
             let sum = sums.entry((from, to, outbound)).or_default();
-            sum.0 += group.connections;
-            sum.1 += if outbound { group.bytes_out } else { group.bytes_in };
+            sum.0 = sum.0.saturating_add(group.connections);
+            sum.1 = sum.1.saturating_add(if outbound { group.bytes_out } else { group.bytes_in });
         }
     }
     for ((from, to, _), (connections, bytes)) in sums {

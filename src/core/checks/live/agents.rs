@@ -14,7 +14,7 @@ use crate::core::status::Status;
 /// cert-manager renews at two thirds of the lifetime, so a healthy certificate never comes this close to its end.
 const EXPIRES_SOON: Duration = Duration::hours(6);
 /// Certificates are often valid from the second in which they were made.
-const MOST_SKEW_MS: i64 = 10_000;
+const MOST_SKEW_MS: u64 = 10_000;
 /// Older refusals may be of another age of the cluster.
 const RECENT: Duration = Duration::minutes(15);
 
@@ -30,10 +30,15 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
         return Vec::new();
     }
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
-    let logs = format!("kubectl logs -n {} {} -c bypassctl", asked.namespace(), asked.name());
+    let logs = format!("kubectl logs {} -c bypassctl", asked.arguments());
     let status = match (&asked.live.agent, &asked.agent) {
         (Observed::Unavailable(reason), _) if !asked.is_running() => {
             return vec![check("agent-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
+        }
+        (Observed::Unavailable(reason), _) if Asked::is_forbidden(reason) => {
+            return vec![
+                check("agent-answers", Severity::Error).skip(reason, "get the right, or ask somebody who has it"),
+            ];
         }
         (Observed::Unavailable(reason), _) => {
             return vec![check("agent-answers", Severity::Error).fail(
@@ -91,11 +96,7 @@ fn rules(check: Check, status: &Status, asked: &Asked<'_>) -> Option<CheckResult
     Some(check.fail(
         wrong.join("; "),
         "the mesh or somebody else captures remoting; ask the sidecar's own namespace where a packet goes",
-        &format!(
-            "kubectl exec -n {} {} -c bypassctl -- bypassctl explain --from app PEER:2552",
-            asked.namespace(),
-            asked.name()
-        ),
+        &format!("kubectl exec {} -c bypassctl -- bypassctl explain --to PEER:2552", asked.arguments()),
     ))
 }
 
@@ -163,13 +164,13 @@ fn plaintext(check: Check, status: &Status) -> CheckResult {
 
 fn clock(check: Check, asked: &Asked<'_>) -> Option<CheckResult> {
     let Observed::Seen(skew) = asked.live.clock_skew_ms else { return None };
-    Some(if skew.abs() <= MOST_SKEW_MS {
+    Some(if skew.unsigned_abs() <= MOST_SKEW_MS {
         check.pass(format!("the pod's clock differs from ours by {skew} ms"))
     } else {
         check.fail(
             format!("the pod's clock differs from ours by {} s", skew / 1000),
             "certificates are not yet valid or already expired for one side; set the node's clock by NTP",
-            &format!("kubectl get pod -n {} {} -o wide", asked.namespace(), asked.name()),
+            &format!("kubectl get pod {} -o wide", asked.arguments()),
         )
     })
 }

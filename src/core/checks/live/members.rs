@@ -15,11 +15,16 @@ const PATIENCE: Duration = Duration::minutes(2);
 
 pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
-    let logs = format!("kubectl logs -n {} {}", asked.namespace(), asked.name());
+    let logs = format!("kubectl logs {}", asked.arguments());
     let view = match &asked.view {
         Ok(view) => view,
         Err(reason) if !asked.is_running() => {
             return vec![check("management-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
+        }
+        Err(reason) if Asked::is_forbidden(reason) => {
+            return vec![
+                check("management-answers", Severity::Error).skip(reason, "get the right, or ask somebody who has it"),
+            ];
         }
         Err(reason) => {
             return vec![check("management-answers", Severity::Error).fail(

