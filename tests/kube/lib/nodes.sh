@@ -107,6 +107,17 @@ remove_control_groups() {
   done
 }
 
+# What a scenario has paused is not killed before it goes on.
+thaw() {
+  local file
+  while IFS= read -r file; do
+    case $file in
+      *.state) echo THAWED ;;
+      *) echo 0 ;;
+    esac >"$file"
+  done < <(find /sys/fs/cgroup/{,freezer/}"bypassctl-node$1" \( -name freezer.state -o -name cgroup.freeze \) 2>/dev/null)
+}
+
 no_control_groups() {
   remove_control_groups "$1"
   ! compgen -G "/sys/fs/cgroup/bypassctl-node$1" >/dev/null && ! compgen -G "/sys/fs/cgroup/*/bypassctl-node$1" >/dev/null
@@ -119,6 +130,7 @@ remove_nodes() {
   for ((node = 1; node <= nodes; node++)); do
     ip netns del "$(node_netns "$node")" 2>/dev/null
     ip link del "$(node_netns "$node")" 2>/dev/null
+    thaw "$node"
     wait_until 5 no_control_groups "$node" || echo "control groups of node $node are left: they hold processes" >&2
   done
   ip link del "$bridge" 2>/dev/null
