@@ -124,37 +124,44 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-async fn serve(
+/// Serves a connection to its end.
+///
+/// No `async fn`: it would keep its arguments twice, for the days that a connection lives.
+fn serve(
     stream: std::net::TcpStream,
     from: SocketAddr,
     direction: Direction,
     sidecar: Arc<Sidecar>,
-    _open: (OwnedSemaphorePermit, Seat),
+    kept: (OwnedSemaphorePermit, Seat),
     unfinished: Option<Unfinished>,
-) {
+) -> impl Future<Output = ()> + Send {
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
-    // Boxed: what dialling and the handshake need is not to be kept for the days that the connection lives.
-    let Some(met) = Box::pin(meet(stream, unfinished, &sidecar, &mut connection)).await else { return };
-    let reason = match met {
-        Ok(joined) => {
-            let reason = sidecar.pump(joined, &mut connection).await;
-            if direction == Direction::Outbound {
-                outbound::learn(&sidecar, &connection, reason);
+    let arrived = Box::new((stream, unfinished));
+    async move {
+        let _kept = &kept;
+        // Boxed: what dialling and the handshake need is not to be kept that long either.
+        let Some(met) = Box::pin(meet(arrived, &sidecar, &mut connection)).await else { return };
+        let reason = match met {
+            Ok(joined) => {
+                let reason = sidecar.pump(joined, &mut connection).await;
+                if direction == Direction::Outbound {
+                    outbound::learn(&sidecar, &connection, reason);
+                }
+                reason
             }
-            reason
-        }
-        Err(reason) => reason,
-    };
-    sidecar.ended(&mut connection, reason);
+            Err(reason) => reason,
+        };
+        sidecar.ended(&mut connection, reason);
+    }
 }
 
 /// App and peer; `None` if there is nothing to be said of the connection.
 async fn meet(
-    stream: std::net::TcpStream,
-    unfinished: Option<Unfinished>,
+    arrived: Box<(std::net::TcpStream, Option<Unfinished>)>,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Option<Result<Joined, Reason>> {
+    let (stream, unfinished) = *arrived;
     // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
     let stream = TcpStream::from_std(stream).ok()?;
     match connection.direction {

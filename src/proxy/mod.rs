@@ -36,6 +36,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -255,19 +256,26 @@ impl Sidecar {
     }
 
     /// Copies between app and peer to the end of the connection.
-    async fn pump(&self, joined: Joined, connection: &mut Connection) -> Reason {
-        let Joined { app, peer, place: _place } = joined;
-        let _live = self.board.open(connection, &self.metrics);
+    ///
+    /// No `async fn`, as [`pump`] is none.
+    fn pump<'a>(
+        &'a self,
+        joined: Joined,
+        connection: &'a mut Connection,
+    ) -> impl Future<Output = Reason> + Send + use<'a> {
+        let Joined { app, peer, place } = joined;
+        let live = self.board.open(connection, &self.metrics);
         if let Some(traces) = &self.traces {
             traces.joined(connection);
         }
-        let gate = self.faults.gate(connection.marked()).map(Box::new);
-        let limits = &self.config.limits;
-        let bounds =
-            Bounds { half_close_timeout: limits.half_close_timeout, end: &self.lifecycle.end, gate: gate.as_deref() };
-        let (reason, error) = pump(app, peer, &connection.moved, bounds).await;
-        connection.detail = error.map(|error| error.to_string());
-        reason
+        let gate = self.faults.gate(connection.marked());
+        let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
+        let Connection { moved, detail, .. } = connection;
+        pump(app, peer, moved, bounds, gate).map(move |(reason, error)| {
+            *detail = error.map(|error| error.to_string());
+            drop((live, place));
+            reason
+        })
     }
 
     /// The peer (outbound) or the app (inbound) was dialled.

@@ -92,11 +92,10 @@ pub(super) struct Bounds<'a> {
     pub(super) half_close_timeout: Duration,
     /// The sidecar stops.
     pub(super) end: &'a CancellationToken,
-    /// Faults that somebody may order.
-    pub(super) gate: Option<&'a Gate>,
 }
 
-/// Copies until both directions have ended; says why, and the error behind it.
+/// Copies until both directions have ended; says why, and the error behind it. `gate` is for faults that somebody may
+/// order.
 ///
 /// No `async fn`: it would keep its arguments twice, for the days that a connection lives.
 pub(super) fn pump<'a>(
@@ -104,10 +103,12 @@ pub(super) fn pump<'a>(
     peer: Peer,
     moved: &'a Moved,
     bounds: Bounds<'a>,
+    gate: Option<Gate>,
 ) -> impl Future<Output = (Reason, Option<io::Error>)> + Send + use<'a> {
-    let mut engine = Engine::new(app, peer, moved, bounds.gate);
+    let mut engine = Engine::new(app, peer, moved, gate.as_ref());
+    let aborted = gate.map(|mut gate| Box::pin(async move { gate.aborted().await }));
     async move {
-        let reason = match until_the_end(&mut engine, moved, bounds).await {
+        let reason = match until_the_end(&mut engine, moved, bounds, aborted).await {
             Ok(Reason::Closed) => return (Reason::Closed, None),
             Ok(Reason::Drained) => {
                 // Whoever does not take the farewell in time is closed without it.
@@ -134,9 +135,13 @@ async fn last_words(engine: Engine<'_>) {
     last_word(peer).await;
 }
 
-async fn until_the_end(engine: &mut Engine<'_>, moved: &Moved, bounds: Bounds<'_>) -> Result<Reason, Broken> {
+async fn until_the_end(
+    engine: &mut Engine<'_>,
+    moved: &Moved,
+    bounds: Bounds<'_>,
+    mut aborted: Option<Pin<Box<impl Future<Output = ()>>>>,
+) -> Result<Reason, Broken> {
     let mut ended = pin!(bounds.end.cancelled());
-    let mut aborted = bounds.gate.cloned().map(|mut gate| Box::pin(async move { gate.aborted().await }));
     let mut state = State::default();
     poll_fn(|cx| {
         if let Poll::Ready(result) = state.poll_both(engine, cx) {
