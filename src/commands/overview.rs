@@ -11,8 +11,8 @@ use crate::commands::{Failure, Outcome, chain, print, watch};
 use crate::core::overview::Overview;
 use crate::core::render::overview;
 
-/// Columns where no terminal says how many it has.
-const WIDTH: u16 = 160;
+/// Columns where there is no terminal: nothing is cut for a file or a program.
+const WIDTH: u16 = u16::MAX;
 
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     let question = Question::new(&args.target, &args.selection, &args.cluster)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::layout::{Constraint, Layout};
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Table, Wrap};
@@ -16,12 +16,21 @@ use crate::commands::cluster::{Question, is_final, runtime};
 use crate::commands::overview::{look, outcome};
 use crate::commands::{Failure, Outcome, chain};
 use crate::core::overview::Overview;
-use crate::core::render::overview::{NODE_COLUMNS, PATH_COLUMNS, cluster_line, header, node_rows, path_rows, verdict};
+use crate::core::render::columns::{self, Column};
+use crate::core::render::overview::{
+    NODE_COLUMNS, PATH_COLUMNS, cluster_line, header, is_bad, node_rows, path_rows, verdict,
+};
 
 /// How long the one who draws may take to end.
 const ENOUGH: Duration = Duration::from_secs(1);
 /// How soon a key is answered.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Lines and columns below which frames and paths are left out.
+const FULL_HEIGHT: u16 = 14;
+const FULL_WIDTH: u16 = 50;
+/// Columns between two of a table.
+const GAP: usize = 2;
 
 /// What the one who looks tells the one who draws.
 enum News {
@@ -137,65 +146,110 @@ impl Screen {
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
-        let mut top: Vec<Line<'_>> = Vec::new();
-        let mut bottom: Vec<Line<'_>> = Vec::new();
+        let area = frame.area();
+        let mut verdict_: Vec<Line<'_>> = Vec::new();
         if let Some(reason) = &self.failed {
-            let style = Style::new().fg(Color::Red);
-            bottom.push(Line::from(vec![Span::styled("✗ ", style), Span::raw(reason.clone())]));
+            verdict_.push(signed("✗", reason.clone()));
         }
         let Some(overview) = &self.overview else {
-            top.push(Line::raw("looking…"));
-            top.extend(bottom);
-            return frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), frame.area());
+            let lines = [vec![Line::raw("looking…")], verdict_].concat();
+            return frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
         };
-        top.push(Line::styled(header(overview), Style::new().add_modifier(Modifier::BOLD)));
-        top.extend(overview.clusters.iter().map(|cluster| Line::raw(cluster_line(overview, cluster))));
-        bottom.extend(verdict(overview).into_iter().map(|(sign, _, text)| {
-            let colour = match sign {
-                "✗" => Color::Red,
-                "✓" => Color::Green,
-                _ => Color::DarkGray,
-            };
-            Line::from(vec![Span::styled(format!("{sign} "), Style::new().fg(colour)), Span::raw(text)])
-        }));
-        bottom.push(Line::styled("q ends, ↑ and ↓ scroll", Style::new().fg(Color::DarkGray)));
+        verdict_.extend(verdict(overview).into_iter().map(|(sign, _, text)| signed(sign, text)));
+        if area.height < FULL_HEIGHT || area.width < FULL_WIDTH {
+            return self.draw_little(frame, overview, verdict_);
+        }
+        let mut top = vec![Line::styled(header(overview), Style::new().add_modifier(Modifier::BOLD))];
+        let shown = overview.clusters.iter().take(usize::from(area.height));
+        top.extend(shown.map(|cluster| Line::raw(cluster_line(overview, cluster))));
         let nodes = node_rows(overview);
         let paths = path_rows(overview);
         let height = |lines: usize| u16::try_from(lines).unwrap_or(u16::MAX);
-        // Long lines of the verdict are wrapped: as many again are kept for that.
-        let below = height(bottom.len() * 2).min(frame.area().height / 3).max(height(1));
-        let [above, first, second, verdict] = Layout::vertical([
-            Constraint::Length(height(top.len())),
-            Constraint::Max(height(nodes.len() + 3)),
+        let above = wrapped(&top, area.width).min(area.height / 4);
+        let below = wrapped(&verdict_, area.width).min(area.height / 3);
+        let left = area.height.saturating_sub(above + below + 1);
+        // Two lines of border and one of heads.
+        let of_nodes = height(nodes.len() + 3).min(if paths.is_empty() { left } else { left.saturating_sub(left / 3) });
+        let [above, first, second, below, keys] = Layout::vertical([
+            Constraint::Length(above),
+            Constraint::Length(of_nodes),
             Constraint::Fill(1),
             Constraint::Length(below),
+            Constraint::Length(1),
         ])
-        .areas(frame.area());
-        frame.render_widget(Paragraph::new(top), above);
-        frame.render_widget(self.table("members", &NODE_COLUMNS, nodes), first);
-        frame.render_widget(self.table("mTLS paths", &PATH_COLUMNS, paths), second);
-        frame.render_widget(Paragraph::new(bottom).wrap(Wrap { trim: false }), verdict);
+        .areas(area);
+        frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
+        let inside =
+            |area: Rect| (usize::from(area.width).saturating_sub(2), usize::from(area.height).saturating_sub(3));
+        let table = self.table(&NODE_COLUMNS, nodes, inside(first)).block(Block::bordered().title("members"));
+        frame.render_widget(table, first);
+        let table = self.table(&PATH_COLUMNS, paths, inside(second)).block(Block::bordered().title("mTLS paths"));
+        frame.render_widget(table, second);
+        frame.render_widget(Paragraph::new(verdict_).wrap(Wrap { trim: false }), below);
+        frame.render_widget(Line::styled("q ends, ↑ and ↓ scroll", Style::new().fg(Color::DarkGray)), keys);
     }
 
-    fn table<'a, const N: usize>(&self, title: &'a str, columns: &[&'a str; N], rows: Vec<[String; N]>) -> Table<'a> {
-        let widest = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([columns[column].chars().count()]).max().unwrap_or(0)
-        };
-        let widths: Vec<Constraint> =
-            (0..N).map(|column| Constraint::Max(u16::try_from(widest(column)).unwrap_or(u16::MAX))).collect();
-        let bad = |row: &[String; N]| {
-            row.iter().any(|cell| {
-                ["unreachable", "not joined", "Down", "PLAINTEXT", "not ready"].iter().any(|word| cell.contains(word))
-            })
-        };
-        let rows = rows.into_iter().skip(self.skipped).map(|row| {
-            let style = if bad(&row) { Style::new().fg(Color::Red) } else { Style::new() };
+    /// On a terminal that has no room for frames: the members, and below them the first that is wrong.
+    fn draw_little(&self, frame: &mut Frame<'_>, overview: &Overview, mut verdict: Vec<Line<'_>>) {
+        let area = frame.area();
+        verdict.truncate(usize::from(area.height / 4).max(1));
+        let below = u16::try_from(verdict.len()).unwrap_or(1);
+        let [above, below] = Layout::vertical([Constraint::Fill(1), Constraint::Length(below)]).areas(area);
+        let (width, height) = (usize::from(above.width), usize::from(above.height));
+        // A line for the heads.
+        let table = self.table(&NODE_COLUMNS, node_rows(overview), (width, height.saturating_sub(1)));
+        frame.render_widget(table, above);
+        frame.render_widget(Paragraph::new(verdict), below);
+    }
+
+    /// The rows that are to be seen in so many columns and lines.
+    fn table<'a, const N: usize>(
+        &self,
+        columns: &[Column; N],
+        rows: Vec<[String; N]>,
+        (width, height): (usize, usize),
+    ) -> Table<'a> {
+        let rows: Vec<[String; N]> = rows.into_iter().skip(self.skipped).take(height).collect();
+        let fitted = columns::fit(columns, &rows, width, GAP);
+        let widths = fitted.widths.iter().map(|width| Constraint::Length(u16::try_from(*width).unwrap_or(u16::MAX)));
+        let cells = rows.iter().zip(fitted.rows).map(|(whole, row)| {
+            let style = if is_bad(whole) { Style::new().fg(Color::Red) } else { Style::new() };
             Row::new(row).style(style)
         });
-        let head = Row::new(columns.to_vec()).style(Style::new().add_modifier(Modifier::BOLD));
-        Table::new(rows, widths).header(head).block(Block::bordered().title(title)).column_spacing(2)
+        let head = Row::new(fitted.heads).style(Style::new().add_modifier(Modifier::BOLD));
+        Table::new(cells, widths).header(head).column_spacing(u16::try_from(GAP).unwrap_or_default())
     }
+}
+
+fn signed(sign: &'static str, text: String) -> Line<'static> {
+    let colour = match sign {
+        "✗" => Color::Red,
+        "✓" => Color::Green,
+        _ => Color::DarkGray,
+    };
+    Line::from(vec![Span::styled(format!("{sign} "), Style::new().fg(colour)), Span::raw(text)])
+}
+
+/// Lines that these take when they are wrapped at words.
+fn wrapped(lines: &[Line<'_>], width: u16) -> u16 {
+    let width = usize::from(width.max(1));
+    let of_line = |line: &Line<'_>| {
+        let text: String = line.spans.iter().map(|span| span.content.as_ref()).collect();
+        let (mut count, mut at) = (1, 0);
+        for word in text.split(' ').map(|word| word.chars().count()) {
+            if at > 0 && at + 1 + word > width {
+                (count, at) = (count + 1, 0);
+            }
+            at += word + usize::from(at > 0);
+            // A word that is longer than a line.
+            count += at.saturating_sub(1) / width;
+            at -= at.saturating_sub(1) / width * width;
+        }
+        count
+    };
+    // More than any terminal has is not looked at.
+    let count: usize = lines.iter().take(usize::from(u8::MAX)).map(of_line).sum();
+    u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -14,9 +14,14 @@ use time::format_description::well_known::Rfc3339;
 pub use self::paths::Path;
 use crate::core::asked::Asked;
 use crate::core::facts::{Facts, Source};
-use crate::core::membership::{MemberStatus, Node, View, printable};
+use crate::core::membership::{Member, MemberStatus, Node, View, printable};
 use crate::core::report::Observed;
 use crate::core::status::Status;
+
+/// Names in one sentence.
+const MOST_NAMES: usize = 10;
+/// Sentences of one kind: thousands of members that are gone are one fault.
+const MOST_SENTENCES: usize = 200;
 
 /// The whole; the field names are the JSON contract.
 #[derive(Clone, Debug, Serialize)]
@@ -143,6 +148,13 @@ impl Overview {
         overview.paths = paths::paths(pods, asked.iter().filter_map(|one| Some((one.name(), one.agent.as_ref()?))));
         overview.judge(&asked, facts.taken);
         overview.well = overview.problems.is_empty();
+        for sentences in [&mut overview.problems, &mut overview.notes] {
+            let more = sentences.len().saturating_sub(MOST_SENTENCES);
+            if more > 0 {
+                sentences.truncate(MOST_SENTENCES);
+                sentences.push(format!("and {more} more"));
+            }
+        }
         overview
     }
 
@@ -193,13 +205,12 @@ impl Overview {
     }
 
     fn tell_nodes(&mut self, asked: &[Asked<'_>]) {
-        let views: Vec<&View> = asked.iter().filter_map(Asked::joined).collect();
+        let seen = Seen::by(asked.iter().filter_map(Asked::joined));
         let mut told = BTreeSet::new();
         for one in asked {
             let address = one.view.as_ref().ok().map(|view| view.self_node.clone());
             let address = address.or_else(|| {
-                let members = views.iter().flat_map(|view| &view.members).map(|member| &member.node);
-                members.into_iter().find(|node| has_address(one.pod, &node.host)).cloned()
+                seen.members.keys().find(|node| has_address(one.pod, &node.host)).map(|node| (*node).clone())
             });
             told.extend(address.clone());
             let agent = one.agent.as_ref().map(|status| agent_state(status, self.taken));
@@ -216,14 +227,13 @@ impl Overview {
                 ..NodeState::default()
             };
             if let Some(address) = address {
-                as_seen(&mut state, address, one.joined(), &views);
+                seen.tell(&mut state, address, one.joined());
             }
             self.nodes.push(state);
         }
-        let strangers: BTreeSet<&Node> = views.iter().flat_map(|view| &view.members).map(|one| &one.node).collect();
-        for node in strangers.into_iter().filter(|node| !told.contains(*node)) {
+        for node in seen.members.keys().filter(|node| !told.contains(**node)) {
             let mut state = NodeState::default();
-            as_seen(&mut state, node.clone(), None, &views);
+            seen.tell(&mut state, (*node).clone(), None);
             self.nodes.push(state);
         }
     }
@@ -233,7 +243,10 @@ impl Overview {
             let name =
                 state.pod.clone().or_else(|| state.address.as_ref().map(ToString::to_string)).unwrap_or_default();
             if !state.unreachable_from.is_empty() {
-                self.problems.push(format!("{name} is unreachable from {}", state.unreachable_from.join(", ")));
+                self.problems.push(format!(
+                    "{name} is unreachable from {}",
+                    few(state.unreachable_from.iter().map(String::as_str))
+                ));
             }
             if state.status.as_deref() == Some("Down") {
                 self.problems.push(format!("{name} is Down: it has to be restarted to join again"));
@@ -326,7 +339,15 @@ fn know_each_other(one: &Asked<'_>, other: &Asked<'_>) -> bool {
 }
 
 fn names(part: &[&Asked<'_>]) -> String {
-    part.iter().map(|one| one.name()).collect::<Vec<_>>().join(", ")
+    few(part.iter().map(|one| one.name()))
+}
+
+/// Names, and how many more there are where nobody would read them.
+fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    let more = names.len().saturating_sub(MOST_NAMES);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 fn has_address(pod: &Pod, host: &str) -> bool {
@@ -338,28 +359,47 @@ fn has_address(pod: &Pod, host: &str) -> bool {
     all.chain(one).any(|address| address == host) || host.split('.').next() == Some(name) && !name.is_empty()
 }
 
-/// What the views say of this member: its own of itself first, then anybody's.
-fn as_seen(state: &mut NodeState, address: Node, own: Option<&View>, views: &[&View]) {
-    let member = own.into_iter().chain(views.iter().copied()).find_map(|view| view.member(&address));
-    if let Some(member) = member {
-        state.status = Some(member.status.to_string());
-        state.roles = member.roles.iter().filter(|role| *role != "dc-default").cloned().collect();
+/// What all views say, by whom it is about: a view may have thousands of members.
+#[derive(Default)]
+struct Seen<'a> {
+    members: BTreeMap<&'a Node, Vec<&'a Member>>,
+    observers: BTreeMap<&'a Node, BTreeSet<&'a Node>>,
+    leaders: BTreeSet<&'a Node>,
+    oldest: BTreeSet<&'a Node>,
+}
+
+impl<'a> Seen<'a> {
+    fn by(views: impl Iterator<Item = &'a View>) -> Self {
+        let mut seen = Self::default();
+        for view in views {
+            for member in &view.members {
+                seen.members.entry(&member.node).or_default().push(member);
+            }
+            for one in &view.unreachable {
+                seen.observers.entry(&one.node).or_default().extend(&one.observed_by);
+            }
+            seen.leaders.extend(&view.leader);
+            seen.oldest.extend(&view.oldest);
+        }
+        seen
     }
-    // Somebody who sees it Down knows more than it does itself.
-    let down = |view: &&View| view.member(&address).is_some_and(|member| member.status == MemberStatus::Down);
-    if views.iter().any(down) {
-        state.status = Some(MemberStatus::Down.to_string());
+
+    /// What the views say of this member: its own of itself first, then anybody's.
+    fn tell(&self, state: &mut NodeState, address: Node, own: Option<&View>) {
+        let members = self.members.get(&address).map(Vec::as_slice).unwrap_or_default();
+        if let Some(member) = own.and_then(|view| view.member(&address)).or(members.first().copied()) {
+            state.status = Some(member.status.to_string());
+            state.roles = member.roles.iter().filter(|role| *role != "dc-default").cloned().collect();
+        }
+        // Somebody who sees it Down knows more than it does itself.
+        if members.iter().any(|member| member.status == MemberStatus::Down) {
+            state.status = Some(MemberStatus::Down.to_string());
+        }
+        state.leader = self.leaders.contains(&address);
+        state.oldest = self.oldest.contains(&address);
+        state.unreachable_from = self.observers.get(&address).into_iter().flatten().map(ToString::to_string).collect();
+        state.address = Some(address);
     }
-    state.leader = views.iter().any(|view| view.leader.as_ref() == Some(&address));
-    state.oldest = views.iter().any(|view| view.oldest.as_ref() == Some(&address));
-    let observers: BTreeSet<String> = views
-        .iter()
-        .flat_map(|view| &view.unreachable)
-        .filter(|one| one.node == address)
-        .flat_map(|one| one.observed_by.iter().map(ToString::to_string))
-        .collect();
-    state.unreachable_from = observers.into_iter().collect();
-    state.address = Some(address);
 }
 
 fn agent_state(status: &Status, now: OffsetDateTime) -> Agent {

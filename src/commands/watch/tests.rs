@@ -84,10 +84,47 @@ fn arrows_scroll_as_far_as_there_are_rows_and_q_ends() {
     assert!(screen.take(&press(KeyCode::Char('q'))));
 }
 
+/// A cluster of a Deployment, one of whose pods is unreachable.
+fn carts() -> Overview {
+    let mut overview = overview();
+    for (state, name) in overview.nodes.iter_mut().zip(["x2x7k", "9pq4z", "lm2nn"]) {
+        state.pod = Some(format!("cart-7d9c6b5f4d-{name}"));
+        state.host = Some("ip-10-0-12-34.eu-central-1.compute.internal".to_owned());
+        state.roles = vec!["shopping-cart".to_owned(), "projections".to_owned()];
+        state.ready = Some(true);
+    }
+    for path in &mut overview.paths {
+        (path.from, path.to) = ("cart-7d9c6b5f4d-x2x7k".to_owned(), "cart-7d9c6b5f4d-9pq4z".to_owned());
+    }
+    overview.problems = vec!["cart-7d9c6b5f4d-9pq4z is unreachable from akka://cart@10.0.0.7:2552".to_owned()];
+    overview
+}
+
+#[test]
+fn eighty_columns_show_whole_names_who_is_unreachable_and_what_is_plaintext() {
+    let text = drawn(&Screen { overview: Some(carts()), ..Screen::default() }, 80, 24);
+    for name in ["x2x7k", "lm2nn"] {
+        assert!(line(&text, &format!("│cart-7d9c6b5f4d-{name}")).contains("yes"), "{text}");
+    }
+    assert!(line(&text, "│cart-7d9c6b5f4d-9pq4z").contains("Up, unreachable"), "{text}");
+    assert!(text.contains("PLAINTEXT") && text.contains("TLS 1.3"), "{text}");
+    line(&text, "✗ cart-7d9c6b5f4d-9pq4z is unreachable from");
+    line(&text, "q ends");
+}
+
+#[test]
+fn twenty_columns_and_five_lines_show_which_pod_is_how() {
+    let text = drawn(&Screen { overview: Some(carts()), ..Screen::default() }, 20, 5);
+    assert!(line(&text, "-x2x7k").contains("Up"), "{text}");
+    assert!(line(&text, "-9pq4z").contains("Up, unr"), "{text}");
+    assert!(line(&text, "-lm2nn").contains("Leaving"), "{text}");
+    line(&text, "✗ cart-7d9c6b5f4d");
+}
+
 #[test]
 fn a_terminal_of_any_size_is_drawn_on() {
     let screen = Screen { overview: Some(overview()), failed: Some("x".repeat(500)), ..Screen::default() };
-    for (width, height) in [(1, 1), (3, 2), (20, 4), (400, 100)] {
+    for (width, height) in [(1, 1), (3, 2), (20, 4), (50, 14), (80, 13), (400, 100)] {
         drawn(&screen, width, height);
     }
 }

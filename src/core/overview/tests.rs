@@ -150,3 +150,21 @@ fn nobody_who_answers_is_no_health() {
     assert!(!overview.well && overview.problems[0].contains("no pod says"), "{:?}", overview.problems);
     assert!(!Overview::of(&facts(&[])).well);
 }
+
+#[test]
+fn thousands_of_members_that_are_gone_are_a_bounded_number_of_sentences() {
+    let stranger = |number: usize| format!("pekko://appka@10.1.{}.{}:2552", number / 256, number % 256);
+    let mut one = view(1, &[1], 1, &[]);
+    for number in 0..9000 {
+        let member = json!({"node": stranger(number), "nodeUid": "1", "status": "Up", "roles": []});
+        one["members"].as_array_mut().unwrap().push(member);
+        let observed_by: Vec<String> = (0..20).map(stranger).collect();
+        let unreachable = json!({"node": stranger(number), "observedBy": observed_by});
+        one["unreachable"].as_array_mut().unwrap().push(unreachable);
+    }
+    let overview = Overview::of(&facts(&[(1, one, None)]));
+    assert_eq!(overview.nodes.len(), 9001);
+    assert_eq!((overview.problems.len(), overview.notes.len()), (201, 201));
+    assert_eq!(overview.problems[200], "and 8800 more");
+    assert!(overview.problems[0].ends_with("and 10 more"), "{}", overview.problems[0]);
+}

@@ -1,5 +1,6 @@
 //! Rulesets as text in the language of a kernel tool.
 
+pub mod columns;
 pub mod explain;
 pub mod iptables;
 pub mod nft;
