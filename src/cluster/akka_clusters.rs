@@ -4,7 +4,7 @@ use hyper::Request;
 use serde_json::Value;
 
 use crate::cluster::client::Cluster;
-use crate::cluster::lists::{in_time, refusal_of};
+use crate::cluster::lists::{MOST_PAGES, Refused, in_time, refusal_of};
 use crate::core::facts::Workload;
 use crate::core::manifests::akka_cluster;
 
@@ -22,7 +22,7 @@ pub(super) async fn akka_clusters(cluster: &Cluster) -> Result<Vec<Workload>, St
         return Ok(Vec::new());
     }
     let (mut found, mut page) = (Vec::new(), String::new());
-    loop {
+    for _ in 0..MOST_PAGES {
         let path = format!("{API}/namespaces/{}/akkaclusters?limit={PAGE}{page}", cluster.namespace);
         let Some(mut list) = get(cluster, &path).await? else { return Ok(found) };
         if let Value::Array(items) = list["items"].take() {
@@ -30,11 +30,17 @@ pub(super) async fn akka_clusters(cluster: &Cluster) -> Result<Vec<Workload>, St
             found.extend(items.into_iter().filter_map(|item| akka_cluster(item).ok()));
         }
         match list["metadata"]["continue"].as_str() {
-            // A token of the API server's, in the alphabet of base64url.
-            Some(token) if !token.is_empty() => page = format!("&continue={token}"),
+            // A token of the API server's, in the alphabet of base64url; another one would be part of the address.
+            Some(token) if !token.is_empty() && token.bytes().all(is_of_token) => page = format!("&continue={token}"),
+            Some(token) if !token.is_empty() => break,
             _ => return Ok(found),
         }
     }
+    Err(refusal_of("list", "akkaclusters", &cluster.namespace, &Refused::Endless))
+}
+
+fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'.')
 }
 
 /// `None` for what is not there.

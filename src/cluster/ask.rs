@@ -1,6 +1,7 @@
 //! What pods say of themselves: management and the sidecar's admin port, all pods at once within bounds.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -21,6 +22,8 @@ use crate::http::Answer;
 const AT_A_TIME: usize = 32;
 /// How long all of it may take.
 const ALL: Duration = Duration::from_secs(20);
+/// Bytes of all pods' answers: 200 pods that each tell of 200 members take 6 MB.
+const MOST_TOGETHER: usize = 32 << 20;
 /// What is kept of a text that is no JSON, in characters.
 const LONGEST: usize = 2000;
 
@@ -32,11 +35,12 @@ pub async fn ask(
     cluster_ports: &ClusterPorts,
 ) -> BTreeMap<String, Live> {
     let end = tokio::time::Instant::now() + ALL;
+    let kept = AtomicUsize::new(0);
     let asked = pods.iter().filter(|pod| *selection != Selection::All || is_node(pod, cluster_ports));
     let answers = asked.map(async |pod| {
         let live = match silent(pod) {
             Some(reason) => unavailable(&reason),
-            None => tokio::time::timeout_at(end, one(cluster, pod, cluster_ports))
+            None => tokio::time::timeout_at(end, one(cluster, pod, cluster_ports, &kept))
                 .await
                 .unwrap_or_else(|_| unavailable(&format!("not answered within {} seconds", ALL.as_secs()))),
         };
@@ -63,7 +67,7 @@ fn unavailable(reason: &str) -> Live {
     }
 }
 
-async fn one(cluster: &Cluster, pod: &Pod, cluster_ports: &ClusterPorts) -> Live {
+async fn one(cluster: &Cluster, pod: &Pod, cluster_ports: &ClusterPorts, kept: &AtomicUsize) -> Live {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let ports = ports(pod, cluster_ports);
     let management = async {
@@ -81,13 +85,15 @@ async fn one(cluster: &Cluster, pod: &Pod, cluster_ports: &ClusterPorts) -> Live
     let ((members, seed_nodes, alive, ready, management_skew), agent) = tokio::join!(management, agent);
     let none = || "the pod has no bypassctl container".to_owned();
     let (agent, agent_config, agent_skew) = match agent {
-        Some((status, (config, skew))) => (json("/status", status), json("/config", config), skew),
+        Some((status, (config, skew))) => {
+            (json("/status", within(kept, status)), json("/config", within(kept, config)), skew)
+        }
         None => (Observed::Unavailable(none()), Observed::Unavailable(none()), None),
     };
     let skew = agent_skew.or(management_skew);
     Live {
-        members: json("/cluster/members/", members),
-        seed_nodes: json("/bootstrap/seed-nodes", seed_nodes),
+        members: json("/cluster/members/", within(kept, members)),
+        seed_nodes: json("/bootstrap/seed-nodes", within(kept, seed_nodes)),
         ready: text(ready),
         alive: text(alive),
         agent,
@@ -113,12 +119,21 @@ fn skew(date: OffsetDateTime, before: OffsetDateTime, after: OffsetDateTime) -> 
     i64::try_from(skew.whole_milliseconds()).unwrap_or(i64::MAX)
 }
 
+/// The answer, if there is room for it beside those of the other pods.
+fn within(kept: &AtomicUsize, answer: Result<Answer, String>) -> Result<Answer, String> {
+    let answer = answer?;
+    let before = kept.fetch_add(answer.body.len(), Ordering::Relaxed);
+    if before.saturating_add(answer.body.len()) <= MOST_TOGETHER {
+        return Ok(answer);
+    }
+    Err(format!("the pods together answer more than {} MiB, and this answer is left out", MOST_TOGETHER >> 20))
+}
+
 fn json(path: &str, answer: Result<Answer, String>) -> Observed<Value> {
     match answer {
         Err(reason) => Observed::Unavailable(reason),
         Ok(answer) if !answer.status.is_success() => {
-            let start: String = answer.body.trim().chars().take(100).collect();
-            Observed::Unavailable(format!("{path} answered {}: {start}", answer.status))
+            Observed::Unavailable(format!("{path} answered {}", answer.status))
         }
         Ok(answer) => match serde_json::from_str(&answer.body) {
             Ok(value) => Observed::Seen(value),
@@ -153,14 +168,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_none_says_what_came_instead() {
+    fn an_answer_that_is_none_says_so_without_a_stranger_s_words() {
         let answer = |status: StatusCode, body: &str| Ok(Answer { status, body: body.to_owned(), date: None });
         assert_eq!(json("/x", answer(StatusCode::OK, "{\"a\":1}")), Observed::Seen(serde_json::json!({"a": 1})));
         let Observed::Unavailable(reason) = json("/x", answer(StatusCode::NOT_FOUND, "no such path")) else { panic!() };
-        assert_eq!(reason, "/x answered 404 Not Found: no such path");
+        assert_eq!(reason, "/x answered 404 Not Found");
         let Observed::Unavailable(reason) = json("/x", answer(StatusCode::OK, "<html>")) else { panic!() };
         assert!(reason.starts_with("/x answered no JSON"), "{reason}");
         let ready = text(answer(StatusCode::INTERNAL_SERVER_ERROR, "Not Healthy: cluster"));
         assert_eq!(ready, Observed::Seen(facts::Answer { status: 500, body: "Not Healthy: cluster".to_owned() }));
+    }
+
+    #[test]
+    fn all_pods_together_answer_within_bounds() {
+        let kept = AtomicUsize::new(0);
+        let answer = || Ok(Answer { status: StatusCode::OK, body: "x".repeat(MOST_TOGETHER / 2), date: None });
+        assert!(within(&kept, answer()).is_ok() && within(&kept, answer()).is_ok());
+        assert!(within(&kept, answer()).unwrap_err().contains("more than 32 MiB"));
     }
 }

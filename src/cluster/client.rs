@@ -4,12 +4,18 @@ use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::Response;
 use k8s_openapi::{ByteString, NamespaceResourceScope};
+use kube::client::{ClientBuilder, DynBody};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use time::OffsetDateTime;
+use tower::util::MapResponseLayer;
+
+use crate::cluster::bounds::{Bounded, Budget};
+use crate::cluster::credential;
 
 /// How long the API server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -104,6 +110,16 @@ pub enum ClientError {
         /// Why.
         reason: String,
     },
+    /// The program that the kubeconfig names for credentials gives none.
+    #[error("there are no credentials for the API server {server} of context {context}: {reason}")]
+    NoCredential {
+        /// Its URL.
+        server: String,
+        /// The context.
+        context: String,
+        /// Why.
+        reason: String,
+    },
     /// It does not know us.
     #[error("the API server {server} does not accept the credentials of context {context} (401): {reason}")]
     Unauthorized {
@@ -150,9 +166,18 @@ pub async fn connect(target: &Target) -> Result<Cluster, ClientError> {
         return Err(ClientError::Namespace(namespace));
     }
     let expired = expired(&config.auth_info, OffsetDateTime::now_utc());
+    if let Err(reason) = credential::obtain(&mut config.auth_info).await {
+        let server = server.trim_end_matches('/').to_owned();
+        return Err(ClientError::NoCredential { server, context, reason });
+    }
     let unusable =
         |error: kube::Error| ClientError::Kubeconfig { place: format!("context {context}"), reason: causes(&error) };
-    let client = Client::try_from(config).map_err(unusable)?;
+    let budget = Budget::new();
+    let bounded = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
+        let budget = budget.clone();
+        response.map(|body| Bounded::new(body, budget))
+    });
+    let client = ClientBuilder::try_from(config).map_err(unusable)?.with_layer(&bounded).build();
     let asked = tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await;
     let (server, context_) = (server.trim_end_matches('/').to_owned(), context.clone());
     match asked {
@@ -187,6 +212,10 @@ fn refused(error: &kube::Error, server: String, context: String, expired: Option
 pub(crate) fn causes(error: &kube::Error) -> String {
     let mut text = match error {
         kube::Error::Api(status) => return status.message.clone(),
+        // It quotes what it could not read.
+        kube::Error::SerdeError(error) => {
+            return format!("its answer is no object of the kind (line {}, column {})", error.line(), error.column());
+        }
         kube::Error::Service(source) => source.to_string(),
         other => other.to_string(),
     };

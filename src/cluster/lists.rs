@@ -14,8 +14,12 @@ use crate::core::report::Observed;
 
 /// How long one answer of the API server may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long all pages of one list may take.
+const WHOLE: Duration = Duration::from_secs(30);
 /// Objects a page.
 const PAGE: u32 = 500;
+/// Pages of one list: 50,000 objects of a namespace.
+pub(super) const MOST_PAGES: usize = 100;
 /// kubectl's copy of the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -27,14 +31,18 @@ where
     let mut found = Vec::new();
     let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
     params.field_selector = fields.map(str::to_owned);
-    loop {
-        let page = in_time(api.list(&params)).await.map_err(|error| refusal("list", &K::plural(&()), api, &error))?;
+    let refused = |refused: &Refused| refusal("list", &K::plural(&()), api, refused);
+    let end = tokio::time::Instant::now() + WHOLE;
+    for _ in 0..MOST_PAGES {
+        let page = tokio::time::timeout_at(end, in_time(api.list(&params))).await;
+        let page = page.unwrap_or(Err(Refused::Endless)).map_err(|error| refused(&error))?;
         found.extend(page.items.into_iter().map(stripped));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => return Ok(found),
         }
     }
+    Err(refused(&Refused::Endless))
 }
 
 /// One object; `None` if there is none of that name.
@@ -64,6 +72,8 @@ fn stripped<K: Resource>(mut object: K) -> K {
 pub(super) enum Refused {
     Error(Box<kube::Error>),
     Timeout,
+    /// Page after page.
+    Endless,
 }
 
 impl Refused {
@@ -96,6 +106,9 @@ pub(super) fn refusal_of(verb: &str, what: &str, namespace: &str, refused: &Refu
 pub(super) fn reason(refused: &Refused) -> String {
     match refused {
         Refused::Timeout => format!("no answer within {} seconds", LIMIT.as_secs()),
+        Refused::Endless => {
+            format!("the list has no end within {MOST_PAGES} pages of {PAGE} and {} seconds", WHOLE.as_secs())
+        }
         Refused::Error(error) => match error.as_ref() {
             kube::Error::Api(status) if status.code == 403 => format!("forbidden for {}", user(&status.message)),
             kube::Error::Api(status) if status.code == 404 => "the API server does not know this kind".to_owned(),

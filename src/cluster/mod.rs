@@ -6,8 +6,10 @@
 mod akka_clusters;
 pub mod announce;
 pub mod ask;
+mod bounds;
 pub mod client;
 mod config_maps;
+mod credential;
 pub mod gather;
 mod lists;
 mod pods;
