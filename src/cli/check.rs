@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{AgentPortArgs, ClusterPortArgs, TlsArgs};
+use crate::core::checks::catalog;
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -32,12 +34,17 @@ pub struct ResultArgs {
     /// Form of the result
     #[arg(long, short, env = "BYPASSCTL_OUTPUT", default_value = "text")]
     pub output: ReportFormat,
-    /// Codes of checks to leave out
-    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE")]
+    /// Codes of checks to leave out; `bypassctl check explain` lists them
+    #[arg(long, env = "BYPASSCTL_SUPPRESS", value_delimiter = ',', value_name = "CODE", value_parser = codes(),
+        hide_possible_values = true)]
     pub suppress: Vec<String>,
     /// Lowest severity whose failure makes the exit code 1
     #[arg(long, env = "BYPASSCTL_FAIL_ON", default_value = "warning")]
     pub fail_on: FailOn,
+}
+
+fn codes() -> PossibleValuesParser {
+    PossibleValuesParser::new(catalog::entries().map(|entry| entry.code))
 }
 
 #[derive(Debug, Args)]
@@ -118,7 +125,7 @@ pub struct CheckClusterArgs {
     pub cluster: ClusterPortArgs,
     /// Look again until nothing fails, at most for this long [default with no value: 300]
     #[arg(long, env = "BYPASSCTL_WAIT", value_name = "SECONDS", num_args = 0..=1, require_equals = true,
-        default_missing_value = "300", conflicts_with = "facts")]
+        default_missing_value = "300", conflicts_with = "facts", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub wait: Option<u64>,
     /// Say in the text what passed and what was skipped, too
     #[arg(long, env = "BYPASSCTL_ALL")]
@@ -126,7 +133,7 @@ pub struct CheckClusterArgs {
     /// Write what was seen to this file, without secrets: a bug report that another machine can judge
     #[arg(long, env = "BYPASSCTL_SAVE_FACTS", value_name = "FILE")]
     pub save_facts: Option<PathBuf>,
-    /// Judge what --save-facts wrote, and ask no cluster
+    /// Judge what --save-facts wrote (- for standard input), and ask no cluster
     #[arg(long, env = "BYPASSCTL_FACTS", value_name = "FILE",
         conflicts_with_all = ["kubeconfig", "context", "namespace", "workload_name", "selector", "save_facts"])]
     pub facts: Option<PathBuf>,
@@ -140,7 +147,7 @@ pub struct CheckExplainArgs {
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
     /// Without a code: print all of docs/checks.md
-    #[arg(long, env = "BYPASSCTL_ALL")]
+    #[arg(long, env = "BYPASSCTL_ALL", conflicts_with = "code")]
     pub all: bool,
 }
 

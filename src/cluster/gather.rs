@@ -66,7 +66,7 @@ pub async fn gather(cluster: &Cluster, selection: &Selection, ports: &ClusterPor
     select(&mut objects, selection);
     let empty = (Vec::new(), Vec::new());
     let (workloads, pods) = (seen(&objects.workloads).unwrap_or(&empty.0), seen(&objects.pods).unwrap_or(&empty.1));
-    let all_seen = seen(&objects.workloads).is_some() && seen(&objects.pods).is_some();
+    let all_seen = seen(&objects.workloads).is_some() && objects.unlisted.is_empty() && seen(&objects.pods).is_some();
     if all_seen && workloads.is_empty() && pods.is_empty() {
         let what = match selection {
             Selection::All => "workload and no pod".to_owned(),
@@ -103,7 +103,13 @@ pub async fn gather_live(cluster: &Cluster, selection: &Selection, ports: &Clust
     let by_workload = matches!(selection, Selection::Workload { .. });
     let (pods, workloads) = tokio::join!(list(&pods, None), async {
         // Without them, a pod belongs to whom it names as its owner.
-        if by_workload { workloads(cluster).await.unwrap_or_default() } else { Vec::new() }
+        if !by_workload {
+            return Vec::new();
+        }
+        match workloads(cluster).await.found {
+            Observed::Seen(found) => found,
+            Observed::Unavailable(_) => Vec::new(),
+        }
     });
     let meant: Vec<Workload> = workloads.into_iter().filter(|one| selection.takes_workload(one)).collect();
     let pods = pods.map(|pods| pods.into_iter().filter(|pod| selection.takes_pod(pod, &meant)).collect::<Vec<_>>());
@@ -157,6 +163,7 @@ fn not_asked() -> Objects {
     }
     Objects {
         workloads: none(),
+        unlisted: Vec::new(),
         pods: none(),
         services: none(),
         service_accounts: none(),
@@ -212,10 +219,13 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
         (listed.0, listed.1, listed.2, listed.3, listed.4, listed.5, listed.6, listed.7);
     let (policies, budgets, events, config_maps) = (listed.8, listed.9, listed.10, listed.11);
     let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(Workload::bare).collect();
-    let with_bare = workloads.map(|mut found| {
-        found.extend(bare_pods);
-        found
-    });
+    let with_bare = match workloads.found {
+        Observed::Seen(mut found) => {
+            found.extend(bare_pods);
+            Observed::Seen(found)
+        }
+        unavailable => unavailable,
+    };
     let here = |bindings: Vec<ClusterRoleBinding>| {
         let concerns = |subject: &Subject| concerns(subject, &cluster.namespace);
         bindings.into_iter().filter(|one| one.subjects.iter().flatten().any(concerns)).collect()
@@ -225,7 +235,8 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
         names.into_iter().map(|name| (format!("{}/{name}", cluster.namespace), BTreeMap::new())).collect()
     };
     Objects {
-        workloads: observed(with_bare),
+        workloads: with_bare,
+        unlisted: workloads.unlisted,
         pods: observed(pods),
         services: observed(services),
         service_accounts: observed(accounts),

@@ -14,7 +14,7 @@ use crate::core::facts::{Access, Workload};
 use crate::core::report::Observed;
 
 /// What Kubernetes' discovery asks the API server for.
-const VERBS: [&str; 3] = ["get", "list", "watch"];
+const VERBS: [&str; 1] = ["list"];
 /// Questions at a time.
 const AT_A_TIME: usize = 8;
 

@@ -9,10 +9,18 @@ use crate::cluster::akka_clusters::akka_clusters;
 use crate::cluster::client::Cluster;
 use crate::cluster::lists::list;
 use crate::core::facts::Workload;
+use crate::core::report::Observed;
 
-/// Every workload of the namespace but bare pods; what cannot be listed makes the whole unavailable, since a workload that
-/// is not seen would look like one that is not there.
-pub(super) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, String> {
+/// Every workload of the namespace but bare pods, as far as its kind may be listed.
+pub(super) struct Workloads {
+    /// Unavailable where no kind of theirs could be listed.
+    pub(super) found: Observed<Vec<Workload>>,
+    /// Which kinds could not be listed where others could, and why.
+    pub(super) unlisted: Vec<String>,
+}
+
+/// Asks for each kind by itself: what is forbidden of one says nothing of another.
+pub(super) async fn workloads(cluster: &Cluster) -> Workloads {
     let deployments = cluster.api::<Deployment>();
     let stateful_sets = cluster.api::<StatefulSet>();
     let daemon_sets = cluster.api::<DaemonSet>();
@@ -36,7 +44,11 @@ pub(super) async fn workloads(cluster: &Cluster) -> Result<Vec<Workload>, String
     take(&mut found, &mut reasons, daemon_sets, daemon_set);
     take(&mut found, &mut reasons, jobs, job);
     take(&mut found, &mut reasons, cron_jobs, cron_job);
-    if reasons.is_empty() { Ok(found) } else { Err(reasons.join("; ")) }
+    // The six kinds above.
+    if reasons.len() == 6 {
+        return Workloads { found: Observed::Unavailable(reasons.join("; ")), unlisted: Vec::new() };
+    }
+    Workloads { found: Observed::Seen(found), unlisted: reasons }
 }
 
 fn take<T>(

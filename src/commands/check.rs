@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
 use crate::commands::{Failure, Outcome, cluster, pre, print};
-use crate::core::checks::catalog;
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
+use crate::core::checks::{self, catalog};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
 use crate::core::render::report::{self, Style};
@@ -35,25 +35,13 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
 }
 
 fn check_pod(args: &CheckPodArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.result)?;
     let facts = gather(args)?;
     tell(&judged(pod::run(&facts), &args.result), &args.result, true)
 }
 
-/// Whether `--suppress` names checks that exist: one that does not would suppress nothing, and nobody would notice.
-pub(super) fn known_codes(args: &ResultArgs) -> Result<(), Failure> {
-    match args.suppress.iter().find(|code| catalog::entry(code).is_none()) {
-        None => Ok(()),
-        Some(unknown) => Err(Failure::usage(anyhow::anyhow!(
-            "--suppress {unknown:?}: there is no such check; `bypassctl check explain` lists them"
-        ))),
-    }
-}
-
 /// The report, without what is suppressed.
-pub(super) fn judged(mut results: Vec<CheckResult>, args: &ResultArgs) -> Report {
-    results.retain(|check| !args.suppress.iter().any(|code| code == check.code));
-    Report::new(results)
+pub(super) fn judged(results: Vec<CheckResult>, args: &ResultArgs) -> Report {
+    Report::new(checks::unless_suppressed(results, &args.suppress))
 }
 
 /// Whether something failed that counts.
@@ -61,7 +49,7 @@ pub(super) fn failed(report: &Report, args: &ResultArgs) -> bool {
     report.failed(threshold(args))
 }
 
-fn threshold(args: &ResultArgs) -> Severity {
+pub(super) fn threshold(args: &ResultArgs) -> Severity {
     match args.fail_on {
         FailOn::Warning => Severity::Warning,
         FailOn::Error => Severity::Error,

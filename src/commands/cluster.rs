@@ -3,21 +3,26 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
+
 use crate::cli::{CheckClusterArgs, ClusterPortArgs, SelectionArgs, TargetArgs};
 use crate::cluster::client::{self, ClientError, Target};
 use crate::cluster::gather::{gather, gather_live};
 use crate::cluster::selection::Selection;
-use crate::commands::check::{failed, judged, known_codes, saved, tell};
+use crate::commands::check::{failed, judged, saved, tell, threshold};
 use crate::commands::{Failure, Outcome, chain};
 use crate::core::checks;
 use crate::core::config::ClusterPorts;
 use crate::core::facts::Facts;
-use crate::core::report::{Report, Status};
+use crate::core::report::{Report, Severity, Status, plain};
 
 /// Between two looks at a cluster that is waited for.
 const PAUSE: Duration = Duration::from_secs(2);
 /// At most this long nothing is said while waiting.
 const SILENCE: Duration = Duration::from_secs(15);
+
+/// Failures that are named while waiting.
+const MOST_TOLD: usize = 5;
 
 /// What is asked for, validated.
 pub(super) struct Question {
@@ -64,7 +69,6 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 pub(super) fn check(args: &CheckClusterArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.result)?;
     if let Some(file) = &args.facts {
         return tell(&judged(checks::run(&saved::load(file)?), &args.result), &args.result, args.all);
     }
@@ -86,25 +90,33 @@ async fn look(question: &Question, args: &CheckClusterArgs) -> Result<Report, Fa
     Ok(judged(checks::run(&facts), &args.result))
 }
 
-/// Looks until nothing fails, or the time is over; says on standard error what is not well yet.
+/// Looks until nothing fails that counts, or the time is over; says on standard error what is not well yet.
 async fn wait(question: &Question, args: &CheckClusterArgs, limit: Duration) -> Result<Report, Failure> {
     let start = Instant::now();
     let mut said = (String::new(), start);
+    let mut last = None;
     loop {
-        let looked = look(question, args).await;
-        let over = start.elapsed() + PAUSE > limit;
+        // Whoever hangs is waited for no longer than asked; what was seen before is the result then.
+        let left = limit.saturating_sub(start.elapsed());
+        let Ok(looked) = tokio::time::timeout(left, look(question, args)).await else {
+            return last.unwrap_or_else(|| {
+                let seconds = limit.as_secs();
+                Err(anyhow!("the cluster has not told everything within the {seconds} s of --wait").into())
+            });
+        };
         let wrong = match &looked {
             Ok(report) if !failed(report, &args.result) => return looked,
-            Ok(report) => failing(report),
+            Ok(report) => failing(report, threshold(&args.result)),
             Err(failure) if is_final(failure) => return looked,
             Err(failure) => chain(&failure.error),
         };
-        if over {
+        if start.elapsed() + PAUSE > limit {
             return looked;
         }
+        last = Some(looked);
         if wrong != said.0 || said.1.elapsed() >= SILENCE {
             // Nobody reads it; the result still comes.
-            let _ = writeln!(std::io::stderr(), "after {} s: {wrong}", start.elapsed().as_secs());
+            let _ = writeln!(std::io::stderr(), "after {} s: {}", start.elapsed().as_secs(), plain(&wrong));
             said = (wrong, Instant::now());
         }
         tokio::time::sleep(PAUSE).await;
@@ -116,12 +128,40 @@ pub(super) fn is_final(failure: &Failure) -> bool {
     failure.error.downcast_ref::<ClientError>().is_some_and(ClientError::is_usage)
 }
 
-fn failing(report: &Report) -> String {
+/// What keeps it waiting: failures of at least this severity.
+fn failing(report: &Report, at_least: Severity) -> String {
     let failing: Vec<String> = report
         .checks
         .iter()
-        .filter(|check| check.status == Status::Fail)
+        .filter(|check| check.status == Status::Fail && check.severity >= at_least)
         .map(|check| format!("{} {}: {}", check.code, check.object, check.message))
         .collect();
-    format!("{} not well: {}", failing.len(), failing.join("; "))
+    let more = if failing.len() > MOST_TOLD { "; …" } else { "" };
+    format!("{} not well: {}{more}", failing.len(), failing[..failing.len().min(MOST_TOLD)].join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::report::CheckResult;
+
+    #[test]
+    fn only_what_counts_keeps_it_waiting() {
+        let failure = |code, severity| CheckResult {
+            code,
+            severity,
+            status: Status::Fail,
+            object: "x".to_owned(),
+            message: "seen".to_owned(),
+            hint: String::new(),
+            next: String::new(),
+        };
+        let report = Report::new(vec![
+            failure("disruption-budget", Severity::Info),
+            failure("app-ready", Severity::Warning),
+            failure("one-cluster", Severity::Error),
+        ]);
+        assert_eq!(failing(&report, Severity::Warning), "2 not well: app-ready x: seen; one-cluster x: seen");
+        assert_eq!(failing(&report, Severity::Error), "1 not well: one-cluster x: seen");
+    }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use crate::cli::CheckPreArgs;
 use crate::cluster::client::{self, Target};
 use crate::cluster::gather::namespace;
-use crate::commands::check::{judged, known_codes, tell};
+use crate::commands::check::{judged, tell};
 use crate::commands::cluster::{runtime, unreachable};
 use crate::commands::{Failure, Outcome};
 use crate::core::backend::Variant;
@@ -16,7 +16,6 @@ use crate::core::ruleset::TableFamily;
 use crate::netfilter::{self, NetfilterError, iptables};
 
 pub(super) fn check(args: &CheckPreArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.result)?;
     let mut results = Vec::new();
     let named = args.target.namespace.is_some() || args.target.context.is_some() || args.target.kubeconfig.is_some();
     if !named {

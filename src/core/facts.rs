@@ -43,6 +43,9 @@ pub struct Facts {
 /// The present [`Facts::format`].
 pub const FORMAT: u32 = 1;
 
+/// What stands in saved facts where a value was taken out; no secret to the check that looks for them.
+pub(in crate::core) const REMOVED: &str = "(removed)";
+
 /// Where facts come from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,8 +66,11 @@ pub enum Source {
 /// Kubernetes' objects, with `data` of Secrets never among them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Objects {
-    /// Whatever makes pods, and was made by nobody else.
+    /// Whatever makes pods, and was made by nobody else; unavailable where no kind of it could be listed.
     pub workloads: Observed<Vec<Workload>>,
+    /// Kinds of workloads that could not be listed where others could, as in `cannot list jobs in namespace shop: …`.
+    #[serde(default)]
+    pub unlisted: Vec<String>,
     /// Pods; of manifests only those that stand alone.
     pub pods: Observed<Vec<Pod>>,
     /// Services.

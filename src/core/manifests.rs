@@ -7,13 +7,17 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::core::config::ClusterPorts;
 use crate::core::facts::{FORMAT, Facts, Objects, Source, Unreadable, Workload, key};
 use crate::core::report::Observed;
+use document::documents;
+use typed::typed;
+
+mod document;
+mod typed;
 
 /// Bytes of one file or of standard input: a hundred times what a big chart renders to.
 pub const MOST_BYTES: usize = 64 << 20;
@@ -68,8 +72,13 @@ impl Reader {
         for (number, document) in documents(text).into_iter().enumerate() {
             let place = format!("{place}, document {}", number + 1);
             match document.parse() {
-                Ok(Value::Null) => {}
-                Ok(value) => self.value(&place, value, named, 0),
+                Ok((Value::Null, _)) => {}
+                Ok((value, remark)) => {
+                    self.value(&place, value, named, 0);
+                    if let Some(remark) = remark {
+                        self.unreadable(&place, &remark);
+                    }
+                }
                 Err(reason) => {
                     self.documents += 1;
                     self.unreadable(&place, &reason);
@@ -198,6 +207,7 @@ impl Objects {
     pub fn none() -> Self {
         Self {
             workloads: Observed::Seen(Vec::new()),
+            unlisted: Vec::new(),
             pods: Observed::Seen(Vec::new()),
             services: Observed::Seen(Vec::new()),
             service_accounts: Observed::Seen(Vec::new()),
@@ -221,10 +231,6 @@ fn push<T>(list: &mut Observed<Vec<T>>, item: T) {
     if let Observed::Seen(list) = list {
         list.push(item);
     }
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
 fn metadata(value: &Value) -> Result<ObjectMeta, String> {
@@ -321,81 +327,6 @@ fn as_deployment(mut value: Value) -> Value {
         }
     }
     value
-}
-
-/// One document's text, and the line of the whole on which it begins, from 0.
-struct Document<'a> {
-    text: &'a str,
-    line: usize,
-}
-
-impl Document<'_> {
-    fn parse(&self) -> Result<Value, String> {
-        // A parser made for JSON is faster by far, and JSON that it refuses may be YAML still.
-        if self.text.trim_start().starts_with('{')
-            && let Ok(value) = serde_json::from_str(self.text)
-        {
-            return Ok(value);
-        }
-        let options = || {
-            serde_saphyr::options! {
-                with_snippet: false,
-                // As kubectl reads them: a defaultMode of 0440 is one.
-                legacy_octal_numbers: true,
-                budget: serde_saphyr::budget! { max_depth: 100, max_nodes: 1_000_000, max_events: 4_000_000 },
-                alias_limits: serde_saphyr::alias_limits! {
-                    max_total_replayed_events: 200_000,
-                    max_replay_stack_depth: 32,
-                    max_alias_expansions_per_anchor: 10_000,
-                },
-            }
-        };
-        match serde_saphyr::from_str_with_options(self.text, options()) {
-            Ok(value) => Ok(value),
-            Err(error) if self.line == 0 || self.line > MOST_OBJECTS => Err(error.to_string()),
-            // The same again with as many empty lines before it, so that the parser counts as an editor does.
-            Err(error) => {
-                let padded = "\n".repeat(self.line) + self.text;
-                Err(match serde_saphyr::from_str_with_options::<Value>(&padded, options()) {
-                    Err(padded) => padded.to_string(),
-                    Ok(_) => error.to_string(),
-                })
-            }
-        }
-        .map_err(|reason| {
-            let template = self.text.contains("{{");
-            let hint = if template { "; is it a template? Pipe `helm template` into `check files -`" } else { "" };
-            format!("it is no YAML: {}{hint}", reason.replace('\n', " "))
-        })
-    }
-}
-
-/// The documents of a text: `---` at the beginning of a line starts one, whatever came before (YAML 1.2.2, 9.1.2).
-fn documents(text: &str) -> Vec<Document<'_>> {
-    let mut documents = Vec::new();
-    let (mut start, mut line, mut at) = (0, 0, 0);
-    for (number, whole) in text.split_inclusive('\n').enumerate() {
-        let rest =
-            whole.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if rest.is_some() {
-            documents.push(Document { text: &text[start..at], line });
-            // What stands behind the dashes belongs to the new document.
-            (start, line) = (at + "---".len(), number);
-        }
-        at += whole.len();
-    }
-    documents.push(Document { text: &text[start..], line });
-    documents.retain(|document| !is_blank(document.text));
-    documents
-}
-
-/// Nothing but comments, directives and the end of a document.
-fn is_blank(text: &str) -> bool {
-    let says_something = |line: &str| {
-        let line = line.trim();
-        !(line.is_empty() || line == "..." || line.starts_with('#') || line.starts_with('%'))
-    };
-    !text.lines().any(says_something)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::core::membership::printable;
 
@@ -21,6 +21,12 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -28,7 +34,7 @@ impl fmt::Display for Text {
 }
 
 /// The whole.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
     /// bypassctl's.
@@ -52,7 +58,7 @@ pub struct Status {
 }
 
 /// Whether the sidecar is ready.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Readiness {
     /// Whether it is.
     pub ready: bool,
@@ -65,7 +71,7 @@ pub struct Readiness {
 }
 
 /// What is known of the rules.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rules {
     /// Whether there are to be any.
@@ -77,7 +83,7 @@ pub struct Rules {
 }
 
 /// The canary's answer.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Family {
     /// present, missing, no_route or unknown.
@@ -87,7 +93,7 @@ pub struct Family {
 }
 
 /// What reading the rules says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Watch {
     /// What is wrong with them.
@@ -97,7 +103,7 @@ pub struct Watch {
 }
 
 /// Certificates in use.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Credentials {
     /// Our own, leaf first.
@@ -111,7 +117,7 @@ pub struct Credentials {
 }
 
 /// One certificate.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Certificate {
     /// Subject.
@@ -123,7 +129,7 @@ pub struct Certificate {
 }
 
 /// Open connections with one peer of one identity.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Group {
     /// inbound or outbound.
@@ -145,7 +151,7 @@ pub struct Group {
 }
 
 /// A connection that came to nothing.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Refusal {
     /// RFC 3339.
@@ -167,7 +173,7 @@ pub struct Refusal {
 }
 
 /// A peer that spoke plaintext and was let.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlaintextPeer {
     /// Its address.

@@ -152,6 +152,97 @@ fn a_stranger_s_manifest_does_nothing_to_the_terminal() {
 }
 
 #[test]
+fn where_nothing_is_judged_nothing_is_called_healthy() {
+    let codes: Vec<String> = text(&bypassctl(&["check", "explain"], ""))
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned))
+        .filter(|code| code != "something-judged")
+        .collect();
+    let all = codes.join(",");
+    let services = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
+    for (args, manifest) in
+        [(vec!["--suppress", &all], AKKA), (vec![], services), (vec!["--fail-on", "error"], services)]
+    {
+        for form in ["text", "short", "json", "junit"] {
+            let output = bypassctl(&[&["check", "files", "-o", form][..], &args, &["-"]].concat(), manifest);
+            assert_eq!(output.status.code(), Some(1), "{form}: {}", text(&output));
+            assert!(text(&output).contains("nothing at all was judged"), "{form}: {}", text(&output));
+        }
+    }
+    let meant = bypassctl(&["check", "files", "--suppress", "something-judged", "-"], services);
+    assert_eq!(meant.status.code(), Some(0), "{}", text(&meant));
+}
+
+#[test]
+fn one_file_that_cannot_be_read_does_not_hide_the_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = dir.path().join("app.yaml");
+    fs::write(&app, AKKA).unwrap();
+    let output = bypassctl(&["check", "files", "--all", app.to_str().unwrap(), "/no/such/file"], "");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("/no/such/file") && said.contains("No such file"), "{said}");
+    assert!(said.contains("1 found: Deployment/shop/my-service") && said.contains("1 failed"), "{said}");
+}
+
+#[test]
+fn utf_16_is_read_as_kubectl_reads_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, pair) in [("little.yaml", u16::to_le_bytes as fn(u16) -> [u8; 2]), ("big.yaml", u16::to_be_bytes)] {
+        let file = dir.path().join(name);
+        let bytes: Vec<u8> = "\u{feff}".encode_utf16().chain(AKKA.encode_utf16()).flat_map(pair).collect();
+        fs::write(&file, bytes).unwrap();
+        let output = bypassctl(&["check", "files", file.to_str().unwrap()], "");
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));
+    }
+    let file = dir.path().join("neither.yaml");
+    fs::write(&file, [0xff, 0xfe, 0x41]).unwrap();
+    let output = bypassctl(&["check", "files", file.to_str().unwrap()], "");
+    assert!(
+        output.status.code() == Some(1) && text(&output).contains("neither of UTF-8 nor of UTF-16"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn saved_facts_are_judged_from_a_file_and_from_standard_input() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("facts.json");
+    let broken = AKKA.replace("serviceaccount:shop:", "serviceaccount:default:");
+    bypassctl(&["check", "files", "--save-facts", file.to_str().unwrap(), "-"], &broken);
+    let from_file = bypassctl(&["check", "cluster", "--facts", file.to_str().unwrap()], "");
+    let from_input = bypassctl(&["check", "cluster", "--facts", "-"], &fs::read_to_string(&file).unwrap());
+    assert_eq!(from_file.status.code(), Some(1), "{}", text(&from_file));
+    assert!(text(&from_input).contains("rbac-subject-namespace"), "{}", text(&from_input));
+    assert_eq!(text(&from_file), text(&from_input));
+    let nothing = bypassctl(&["check", "cluster", "--facts", "-"], "");
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(nothing.status.code() == Some(2) && said.contains("standard input"), "{said}");
+}
+
+#[test]
+fn all_checks_or_one_are_explained_and_not_both() {
+    let both = bypassctl(&["check", "explain", "--all", "rbac-role"], "");
+    assert_eq!(both.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&both.stderr).contains("cannot be used with"), "{both:?}");
+}
+
+#[test]
+fn a_code_that_is_none_is_refused_in_the_configuration_file_too() {
+    let schema: Value = serde_json::from_slice(&bypassctl(&["schema", "config"], "").stdout).expect("a schema");
+    let codes = &schema["properties"]["suppress"]["anyOf"][0]["enum"];
+    assert!(codes.as_array().is_some_and(|codes| codes.contains(&"rbac-role".into())), "{codes}");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("config.yaml");
+    for (suppressed, code) in [("rbac-role", 0), ("rbac-rule", 2)] {
+        fs::write(&file, format!("suppress: [{suppressed}]\n")).unwrap();
+        let output = bypassctl(&["check", "files", "--config", file.to_str().unwrap(), "-"], AKKA);
+        assert_eq!(output.status.code(), Some(code), "{suppressed}: {output:?}");
+    }
+}
+
+#[test]
 fn the_schema_of_the_configuration_file_is_published_as_it_is() {
     let printed = text(&bypassctl(&["schema", "config"], ""));
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema/config.json");

@@ -2,6 +2,7 @@
 
 mod broken;
 mod command;
+mod server;
 
 use std::collections::BTreeSet;
 
@@ -116,5 +117,55 @@ fn every_check_on_manifests_has_a_broken_variant() {
     let of_files = catalog::CATEGORIES.iter().filter(|(category, _)| !elsewhere.contains(category));
     let codes = of_files.flat_map(|(_, entries)| entries.iter()).map(|entry| entry.code);
     let untested: Vec<&str> = codes.filter(|code| !broken.contains(code)).collect();
-    assert_eq!(untested, ["rbac-pods"], "checks without a broken variant");
+    // What all results come to is the command's to say.
+    assert_eq!(untested, ["something-judged", "rbac-pods"], "checks without a broken variant");
+}
+
+/// The manifests of akka-management's own tests leave a liveness probe on /alive as Kubernetes has it, and others give the
+/// one right that discovery uses: neither is a fault.
+#[test]
+fn what_the_frameworks_give_and_what_they_need_raises_no_alarm() {
+    let probes = broken::MINIMAL.replace(
+        "          periodSeconds: 10\n          failureThreshold: 10\n          initialDelaySeconds: 20\n",
+        "",
+    );
+    assert!(probes.len() < broken::MINIMAL.len(), "nothing was taken out");
+    for text in [
+        probes,
+        broken::AKKA.replace("\"get\", \"watch\", \"list\"", "\"get\", \"list\""),
+        broken::AKKA.replace("\"get\", \"watch\", \"list\"", "\"list\""),
+        broken::AKKA.replace("path: /alive", "path: /alive?full"),
+        broken::AKKA.replace(
+            "name: DB_PASSWORD\n",
+            "name: PASSWORD_POLICY\n          value: strict-1\n        - name: DB_PASSWORD\n",
+        ),
+    ] {
+        let failures = failures(&text);
+        assert!(failures.is_empty(), "{}", said(&failures));
+    }
+}
+
+/// What cannot be read is told by place and kind, never by the value, which may be a secret, nor in a library's words.
+#[test]
+fn what_is_wrong_in_a_document_is_told_without_its_values() {
+    let message = |text: &str| {
+        let failures = failures(text);
+        failures.iter().find(|check| check.code == "manifest-readable").map(|check| check.message.clone())
+    };
+    let number = broken::MINIMAL
+        .replace("        image: my-service:latest", "        image: x\n        env: [{name: A, value: 87654321}]");
+    let said = message(&number).expect("a failure");
+    assert!(said.contains("spec.template.spec.containers[0].env[0].value: invalid type: integer, expected"), "{said}");
+    assert!(!said.contains("8765"), "{said}");
+    let text = broken::MINIMAL.replace("replicas: 3", "replicas: hush");
+    let said = message(&text).expect("a failure");
+    assert!(said.contains("spec.replicas: invalid type: string") && !said.contains("hush"), "{said}");
+    let deep = message(&format!("a: {}{}", "[".repeat(200), "]".repeat(200))).expect("a failure");
+    assert!(deep.contains("more than 100 levels") && !deep.contains("Depth"), "{deep}");
+    let twice = broken::MINIMAL.replace("kind: Deployment", "kind: Pod\nkind: Deployment");
+    let said = message(&twice).expect("a failure");
+    assert!(said.contains("the key \"kind\" stands twice") && said.contains("kubectl takes the last one"), "{said}");
+    assert!(said.contains("line ") && !said.contains("Policy"), "{said}");
+    // The rest of it is judged as kubectl reads it.
+    assert_eq!(codes(&failures(&twice)), BTreeSet::from(["manifest-readable"]));
 }

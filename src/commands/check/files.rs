@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use crate::cli::CheckFilesArgs;
-use crate::commands::check::{judged, known_codes, saved, tell};
+use crate::commands::check::{judged, saved, tell};
 use crate::commands::{Failure, Outcome};
 use crate::core::checks;
 use crate::core::config::ClusterPorts;
@@ -21,12 +21,20 @@ const MOST_TOGETHER: usize = 512 << 20;
 const DEEPEST: usize = 40;
 
 pub(super) fn run(args: &CheckFilesArgs) -> Result<Outcome, Failure> {
-    known_codes(&args.result)?;
     let ports = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
         .map_err(Failure::usage)?;
     let mut files = Files { reader: Reader::new(&args.namespace), count: 0, bytes: 0 };
+    let mut failures = Vec::new();
     for path in &args.paths {
-        files.argument(path)?;
+        if let Err(error) = files.argument(path) {
+            let name = path.display();
+            failures.push(format!("{name} cannot be read: {error}"));
+            files.reader.unreadable(&name.to_string(), &format!("it cannot be read: {error}"));
+        }
+    }
+    // Where it is one of many, the others are judged.
+    if failures.len() == args.paths.len() {
+        return Err(Failure::usage(anyhow::anyhow!(failures.join("; "))));
     }
     if files.reader.is_empty() {
         let named = args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -46,16 +54,14 @@ struct Files {
 }
 
 impl Files {
-    fn argument(&mut self, path: &Path) -> Result<(), Failure> {
-        let cannot = |error: io::Error| Failure::usage(anyhow::anyhow!("{} cannot be read: {error}", path.display()));
+    fn argument(&mut self, path: &Path) -> io::Result<()> {
         if path.as_os_str() == "-" {
-            return self.read("standard input", io::stdin().lock(), Named::Itself).map_err(cannot);
+            return self.read("standard input", io::stdin().lock(), Named::Itself);
         }
         if path.is_dir() {
-            return self.directory(path, 0).map_err(cannot);
+            return self.directory(path, 0);
         }
-        let file = File::open(path).map_err(cannot)?;
-        self.read(&path.display().to_string(), file, Named::Itself).map_err(cannot)
+        self.read(&path.display().to_string(), File::open(path)?, Named::Itself)
     }
 
     fn directory(&mut self, path: &Path, depth: usize) -> io::Result<()> {
@@ -103,10 +109,21 @@ impl Files {
             self.reader.unreadable(place, &format!("it has more than {most} bytes, and was not read"));
             return Ok(());
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => self.reader.text(place, &text, named),
-            Err(_) => self.reader.unreadable(place, "it is no UTF-8 text"),
+        match text(bytes) {
+            Some(text) => self.reader.text(place, &text, named),
+            None => self.reader.unreadable(place, "it is text neither of UTF-8 nor of UTF-16"),
         }
         Ok(())
     }
+}
+
+/// UTF-16 begins with its mark, as Windows' editors write it and kubectl reads it (YAML 1.2.2, 5.2).
+fn text(bytes: Vec<u8>) -> Option<String> {
+    let pair: fn([u8; 2]) -> u16 = match bytes.get(..2) {
+        Some([0xff, 0xfe]) => u16::from_le_bytes,
+        Some([0xfe, 0xff]) => u16::from_be_bytes,
+        _ => return String::from_utf8(bytes).ok(),
+    };
+    let (pairs, []) = bytes.as_chunks::<2>() else { return None };
+    String::from_utf16(&pairs.iter().copied().map(pair).collect::<Vec<u16>>()).ok()
 }

@@ -1,7 +1,7 @@
 //! Files of facts.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -31,12 +31,19 @@ pub(in crate::commands) fn save(facts: &Facts, path: &Path) -> Result<(), Failur
     Ok(write().with_context(|| format!("the facts cannot be written to {}", path.display()))?)
 }
 
-/// Reads facts that [`save`] wrote.
+/// Reads facts that [`save`] wrote; `-` is standard input.
 pub(in crate::commands) fn load(path: &Path) -> Result<Facts, Failure> {
     let name = path.display();
-    let mut text = String::new();
+    if path == Path::new("-") {
+        return read("standard input", std::io::stdin().lock());
+    }
     let file = File::open(path).map_err(|error| Failure::usage(anyhow::anyhow!("{name} cannot be opened: {error}")))?;
-    file.take(saved::MOST_BYTES + 1)
+    read(&name.to_string(), file)
+}
+
+fn read(name: &str, from: impl Read) -> Result<Facts, Failure> {
+    let mut text = String::new();
+    from.take(saved::MOST_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(|error| Failure::usage(anyhow::anyhow!("{name} cannot be read: {error}")))?;
     if text.len() as u64 > saved::MOST_BYTES {

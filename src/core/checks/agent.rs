@@ -11,7 +11,7 @@ use crate::core::checks::subject::{AgentContainer, Subject};
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
     let agent = &subject.agent;
     if !agent.is_there() {
-        return;
+        return alone_on_host(subject, findings);
     }
     complete(subject, findings);
     host_network(subject, findings);
@@ -49,6 +49,16 @@ fn complete(subject: &Subject, findings: &mut Findings) {
         }
         (None, _) => findings.fail(code, object, "there is `bypassctl proxy`, and no `bypassctl init`", next),
     }
+}
+
+/// Of a pod without the agent.
+fn alone_on_host(subject: &Subject, findings: &mut Findings) {
+    let (code, object) = ("host-network", &subject.object);
+    if subject.pod.host_network != Some(true) {
+        return findings.pass(code, object, "the pod has a network of its own");
+    }
+    let message = format!("remoting {} is open on the address of the pod's node", subject.remoting().0);
+    findings.fail(code, object, message, &(subject.kubectl("get") + " -o yaml"));
 }
 
 fn host_network(subject: &Subject, findings: &mut Findings) {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::core::checks::Findings;
 use crate::core::checks::subject::{Subject, seen};
-use crate::core::facts::Facts;
+use crate::core::facts::{Facts, REMOVED};
 
 pub(super) fn run(subject: &Subject, all: &[Subject], findings: &mut Findings) {
     selector(subject, findings);
@@ -129,19 +129,30 @@ fn contact_points(subject: &Subject, all: &[Subject], findings: &mut Findings) {
     let setting =
         subject.settings.get("management.cluster.bootstrap.contact-point-discovery.required-contact-point-nr");
     let required = setting.and_then(|setting| setting.value.parse::<i32>().ok());
+    let next = subject.kubectl("describe");
+    if let Some(setting) = setting
+        && required.is_none_or(|required| required <= 0)
+        && !["$", "{{", REMOVED].iter().any(|filled_in| setting.value.contains(filled_in))
+    {
+        let message = format!("{} points are required ({}), which is no number above 0", setting.value, setting.source);
+        return findings.fail(code, object, message, &next);
+    }
     let Some(replicas) = replicas else {
         return findings.skip(code, object, "replicas is not set; an autoscaler may set it");
     };
     if replicas == 0 {
         return findings.skip(code, object, "no pods are wanted at present");
     }
-    let next = subject.kubectl("describe");
     // reference.conf of cluster-bootstrap: required-contact-point-nr = 2
     let (needed, source) = match (&setting, required) {
         (Some(setting), Some(required)) => (required, setting.source.clone()),
         (Some(setting), None) => return findings.skip(code, object, format!("{} is no number", setting.value)),
         _ => (2, "the default".to_owned()),
     };
+    if needed > replicas && !subject.facts.objects.unlisted.is_empty() {
+        // Others may be nodes of the same cluster.
+        return findings.skip(code, object, subject.facts.objects.unlisted.join("; "));
+    }
     if needed > replicas {
         let message = format!("bootstrap requires {needed} contact points ({source}), and there are {replicas} pods");
         return findings.fail(code, object, message, &next);
@@ -225,8 +236,15 @@ pub(super) fn services(facts: &Facts, subjects: &[Subject], findings: &mut Findi
             let labels = workload.template.metadata.as_ref().and_then(|metadata| metadata.labels.as_ref());
             labels.is_some_and(|labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
         });
-        if any || near.any(|subject| subject.is_selected_by(service)) {
+        let labels = |pod: &Pod| pod.metadata.labels.clone().unwrap_or_default();
+        let holds =
+            |labels: BTreeMap<String, String>| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let mut pods = seen(&facts.objects.pods).unwrap_or_default().iter();
+        let unlisted = facts.objects.unlisted.join("; ");
+        if any || near.any(|subject| subject.is_selected_by(service)) || pods.any(|pod| holds(labels(pod))) {
             findings.pass("service-selects", &object, format!("{} selects pods", pairs(selector)));
+        } else if !unlisted.is_empty() {
+            findings.skip("service-selects", &object, unlisted);
         } else {
             let next = format!("kubectl get endpointslices -n {}", super::word(namespace, "NAMESPACE"));
             findings.fail("service-selects", &object, format!("{} selects no pods here", pairs(selector)), &next);

@@ -133,17 +133,21 @@ fn management_address(subject: &Subject, findings: &mut Findings) {
     }
 }
 
+const LEGACY: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
+
+/// Whether the value of `proxy.istio.io/config` sets [`LEGACY`].
+pub(in crate::core) fn asks_for_legacy_probes(config: &str) -> bool {
+    let after = config.split(LEGACY).nth(1).unwrap_or_default();
+    after.trim_start_matches(['"', '\'', ':', '=', ' ']).starts_with("true")
+}
+
 /// istio `pilot/cmd/pilot-agent/options`, `REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION`: since 1.10 off unless asked for.
 fn probe_rewrite(subject: &Subject, findings: &mut Findings, mesh: &Mesh) {
-    const LEGACY: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
     if mesh.kind != MeshKind::Istio {
         return;
     }
-    let says_true = |text: &str| {
-        let after = text.split(LEGACY).nth(1).unwrap_or_default();
-        after.trim_start_matches(['"', '\'', ':', '=', ' ']).starts_with("true")
-    };
-    let in_annotation = subject.annotations.get("proxy.istio.io/config").is_some_and(|config| says_true(config));
+    let config = subject.annotations.get("proxy.istio.io/config");
+    let in_annotation = config.is_some_and(|config| asks_for_legacy_probes(config));
     let containers = subject.pod.init_containers.iter().flatten().chain(&subject.pod.containers);
     let in_container = containers
         .filter(|container| container.name == "istio-proxy")

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use crate::core::facts::{Facts, Workload, key};
 use crate::core::report::{CheckResult, Observed, Severity, Status};
 
-pub(in crate::core) use rbac::{has_secret_option, is_secret};
+pub(in crate::core) use mesh::asks_for_legacy_probes;
+pub(in crate::core) use secrets::{has_secret_option, is_secret};
 use subject::Subject;
-pub(in crate::core) use subject::{is_jvm_options, plain_settings};
+pub(in crate::core) use subject::{AGENT_OPTIONS, is_agent, is_jvm_options, is_read, plain_settings, set_by_variable};
 
 mod agent;
 pub mod catalog;
@@ -23,6 +24,7 @@ mod probes;
 mod rbac;
 pub mod readable;
 mod rollout;
+mod secrets;
 mod subject;
 
 /// Judges manifests or a cluster: each workload that looks like nodes of a cluster, then what the pods said.
@@ -42,6 +44,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
         probes::run(subject, &mut findings);
         mesh::run(subject, &mut findings);
         agent::run(subject, &mut findings);
+        secrets::run(subject, &mut findings);
         rbac::run(subject, &mut findings);
         discovery::run(subject, &subjects, &mut findings);
         network::run(subject, &mut findings);
@@ -62,12 +65,15 @@ fn read(facts: &Facts, subjects: &[Subject], findings: &mut Findings) {
             "manifest-readable",
             &unreadable.place,
             &unreadable.reason,
-            "kubectl apply --dry-run=server -f FILE",
+            "bypassctl check explain manifest-readable",
         );
     }
     let object = "manifests";
     match &facts.objects.workloads {
         Observed::Unavailable(reason) => findings.skip("workload-found", object, reason),
+        Observed::Seen(_) if subjects.is_empty() && !facts.objects.unlisted.is_empty() => {
+            findings.skip("workload-found", object, facts.objects.unlisted.join("; "));
+        }
         Observed::Seen(_) if subjects.is_empty() => findings.fail(
             "workload-found",
             object,
@@ -119,6 +125,31 @@ impl Findings {
         let check = Check { code, severity: entry.severity, object: Cow::Owned(object.to_owned()) };
         self.0.push(result(check, entry));
     }
+}
+
+/// The results that were not suppressed, by code; and where nothing is among them that says how anything stands, a failure
+/// that says so: silence is no health.
+#[must_use]
+pub fn unless_suppressed(mut results: Vec<CheckResult>, suppressed: &[String]) -> Vec<CheckResult> {
+    const CODE: &str = "something-judged";
+    let before = results.len();
+    let is_suppressed = |code: &str| suppressed.iter().any(|one| one == code);
+    results.retain(|check| !is_suppressed(check.code));
+    // That nothing was found, and what could be read, says nothing of how it stands.
+    let says_something = |check: &CheckResult| {
+        check.status != Status::Skip && !["workload-found", "cluster-readable"].contains(&check.code)
+    };
+    if is_suppressed(CODE) || results.iter().any(says_something) {
+        return results;
+    }
+    let skipped = results.iter().filter(|check| check.status == Status::Skip).count();
+    let message = format!(
+        "nothing at all was judged, which is no health: {skipped} results were skipped and {} suppressed",
+        before - results.len()
+    );
+    let mut findings = Findings(results);
+    findings.fail(CODE, "check", message, "bypassctl check explain something-judged");
+    findings.0
 }
 
 /// A name as it may stand in a command that somebody copies into a shell; else a placeholder.

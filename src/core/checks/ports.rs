@@ -1,16 +1,37 @@
 //! Whether app, manifest and agent mean the same ports.
 
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Container;
+
 use crate::core::checks::Findings;
-use crate::core::checks::subject::{AgentContainer, Subject, WRONG_PEKKO_PORT};
+use crate::core::checks::subject::{AgentContainer, MeshKind, Subject, WRONG_PEKKO_PORT};
 use crate::core::ports::PortSet;
 
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
-    if subject.app.is_none() {
-        return;
-    }
+    let Some(app) = subject.app else { return };
+    valid(subject, findings, app);
     agreed(subject, findings, &Kind::remoting());
     agreed(subject, findings, &Kind::management());
     pekko(subject, findings);
+}
+
+/// What the API server asks of a container's ports (Kubernetes API, ContainerPort).
+fn valid(subject: &Subject, findings: &mut Findings, app: &Container) {
+    let ports = app.ports.as_deref().unwrap_or_default();
+    let mut wrong: Vec<String> = ports
+        .iter()
+        .filter(|port| !(1..=65535).contains(&port.container_port))
+        .map(|port| format!("{} is no port: there are 1 to 65535", port.container_port))
+        .collect();
+    let mut names = BTreeSet::new();
+    let doubled = ports.iter().filter_map(|port| port.name.as_deref()).filter(|name| !names.insert(*name));
+    wrong.extend(doubled.map(|name| format!("two ports are called {name:?}")));
+    if wrong.is_empty() {
+        return findings.pass("container-ports", &subject.object, format!("{} ports are declared", ports.len()));
+    }
+    let message = format!("of container {}, {}", app.name, wrong.join(" and "));
+    findings.fail("container-ports", &subject.object, message, "kubectl apply --dry-run=server -f FILE");
 }
 
 /// What differs between remoting and management.
@@ -68,7 +89,7 @@ fn agreed(subject: &Subject, findings: &mut Findings, kind: &Kind) {
 }
 
 fn pekko(subject: &Subject, findings: &mut Findings) {
-    let of_mesh = subject.annotations.iter().filter(|(key, _)| key.contains("Ports") || key.contains("-ports"));
+    let of_mesh = subject.annotations.iter().filter(|(key, _)| MeshKind::is_of_a_mesh(key));
     let mut places: Vec<String> = of_mesh
         .filter(|(_, list)| list.split(',').any(|port| port.trim() == WRONG_PEKKO_PORT.to_string()))
         .map(|(key, _)| format!("annotation {key}"))

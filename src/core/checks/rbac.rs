@@ -1,6 +1,6 @@
-//! Whether the pods may read what discovery reads, and who else reads what they should not.
+//! Whether the pods may read what discovery reads.
 
-use k8s_openapi::api::core::v1::{Container, ServiceAccount};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject as Bound};
 
 use crate::core::checks::Findings;
@@ -8,19 +8,21 @@ use crate::core::checks::subject::{Subject, seen};
 use crate::core::report::Observed;
 
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
-    secrets(subject, findings);
     if subject.workload.kind == "AkkaCluster" && subject.service_account() == "default" {
         return findings.skip("rbac-pods", &subject.object, "the operator makes service account, role and binding");
     }
     account(subject, findings);
+    let dangles = dangling(subject, findings);
     if !subject.needs_api() {
         return findings.pass("rbac-pods", &subject.object, "discovery does not ask the Kubernetes API");
     }
     token(subject, findings);
-    pods(subject, findings);
+    pods(subject, findings, dangles);
 }
 
-const VERBS: [&str; 3] = ["get", "watch", "list"];
+/// What Kubernetes' discovery of both frameworks asks for (`KubernetesApiServiceDiscovery`, `podRequest`: one GET of the
+/// namespace's pods by their label). Their documentation gives get and watch as well, which nothing uses.
+const VERB: &str = "list";
 
 fn account_of<'a>(subject: &Subject<'a>) -> Option<&'a ServiceAccount> {
     let accounts = seen(&subject.facts.objects.service_accounts).ok()?;
@@ -159,18 +161,46 @@ fn whose(bound: &Bound, subject: &Subject) -> Whose {
     }
 }
 
-fn pods(subject: &Subject, findings: &mut Findings) {
+/// Bindings of the pods' account to roles that are not there, where that can be known; whether there are any.
+fn dangling(subject: &Subject, findings: &mut Findings) -> bool {
+    let Ok(bindings) = bindings(subject) else { return false };
+    let dangling: Vec<String> = bindings
+        .iter()
+        .filter(|binding| binding.rules.is_none() && is_known(subject, binding.role))
+        .filter(|binding| binding.subjects.iter().any(|bound| whose(bound, subject) == Whose::Ours))
+        // A group's binding is everybody's, and somebody else's matter.
+        .filter(|binding| binding.subjects.iter().any(|bound| bound.kind != "Group"))
+        .map(|binding| format!("{} gives the pods {} {}", binding.name, binding.role.kind, binding.role.name))
+        .collect();
+    if dangling.is_empty() {
+        return false;
+    }
+    let next = format!("kubectl get roles,rolebindings -n {}", super::word(subject.namespace, "NAMESPACE"));
+    findings.fail("rbac-role", &subject.object, dangling.join(" and ") + ", which was not found", &next);
+    true
+}
+
+/// Whether a role that was not seen is not there.
+fn is_known(subject: &Subject, role: &RoleRef) -> bool {
+    let objects = &subject.facts.objects;
+    if !subject.offline() {
+        return role.kind == "Role" || seen(&objects.cluster_roles).is_ok();
+    }
+    // A ClusterRole such as `view` is there without being in anybody's files.
+    let mut roles = seen(&objects.roles).unwrap_or_default().iter();
+    role.kind == "Role" && roles.any(|role| role.metadata.namespace.as_deref() == Some(subject.namespace))
+}
+
+fn pods(subject: &Subject, findings: &mut Findings, dangles: bool) {
     let object = &subject.object;
     let account = format!("{}/{}", subject.namespace, subject.service_account());
     // The API server's own word beats what roles seem to say.
     let access = match subject.facts.access.get(&account) {
-        Some(Observed::Seen(access)) => {
-            Some(VERBS.iter().all(|verb| access.may.get(&format!("{verb} pods")) == Some(&true)))
-        }
+        Some(Observed::Seen(access)) => Some(access.may.get(&format!("{VERB} pods")) == Some(&true)),
         _ => None,
     };
     if access == Some(true) {
-        return findings.pass("rbac-pods", object, format!("{account} may get, watch and list pods"));
+        return findings.pass("rbac-pods", object, format!("{account} may list pods"));
     }
     let bindings = match bindings(subject) {
         Ok(bindings) => bindings,
@@ -180,11 +210,9 @@ fn pods(subject: &Subject, findings: &mut Findings) {
         .iter()
         .filter(|binding| binding.subjects.iter().any(|bound| whose(bound, subject) == Whose::Ours))
         .collect();
-    let rules = || of_us.iter().filter_map(|binding| binding.rules).flatten().cloned().collect::<Vec<_>>();
-    let given = rules();
-    let missing: Vec<&str> = VERBS.into_iter().filter(|verb| !gives(&given, verb)).collect();
-    if missing.is_empty() && access.is_none() {
-        return findings.pass("rbac-pods", object, format!("{account} may get, watch and list pods"));
+    let given = of_us.iter().filter_map(|binding| binding.rules).any(|rules| gives(rules, VERB));
+    if given && access.is_none() {
+        return findings.pass("rbac-pods", object, format!("{account} may list pods"));
     }
     let namespace = super::word(subject.namespace, "NAMESPACE");
     let next = format!(
@@ -196,28 +224,22 @@ fn pods(subject: &Subject, findings: &mut Findings) {
     if let Some(reason) = unseen.filter(|_| access.is_none()) {
         return findings.skip("rbac-pods", object, format!("cluster roles were not seen: {reason}"));
     }
-    let (code, message) = diagnosis(subject, &bindings, &of_us, &missing);
+    let (code, message) = diagnosis(subject, &bindings, &of_us);
     match code.or(access.map(|_| "rbac-pods")) {
+        // That is said already.
+        Some("rbac-role") if dangles => {}
         Some(code) => findings.fail(code, object, message, &next),
         None => findings.skip("rbac-pods", object, message),
     }
 }
 
 /// The one thing that is wrong most likely; no code where nothing can be said of files.
-fn diagnosis(
-    subject: &Subject,
-    all: &[Binding],
-    of_us: &[&Binding],
-    missing: &[&str],
-) -> (Option<&'static str>, String) {
+fn diagnosis(subject: &Subject, all: &[Binding], of_us: &[&Binding]) -> (Option<&'static str>, String) {
     let account = format!("{}:{}", subject.namespace, subject.service_account());
     if let Some(binding) = of_us.iter().find(|binding| binding.rules.is_some_and(speaks_of_pods)) {
         let message = format!(
-            "{} gives {account} {} {}, without {}",
-            binding.name,
-            binding.role.kind,
-            binding.role.name,
-            missing.join(", ")
+            "{} gives {account} {} {}, which does not let it {VERB} pods",
+            binding.name, binding.role.kind, binding.role.name
         );
         return (Some("rbac-verbs"), message);
     }
@@ -226,10 +248,8 @@ fn diagnosis(
         exists.filter(|role| role.metadata.namespace.as_deref() == Some(subject.namespace)).collect();
     if let Some(binding) = of_us.iter().find(|binding| binding.rules.is_none()) {
         let Binding { name, role, .. } = binding;
-        // A ClusterRole such as `view` is there without being in anybody's files.
-        let known = !subject.offline() || (role.kind == "Role" && !own_roles.is_empty());
         let message = format!("{name} gives {account} {} {}, which was not found", role.kind, role.name);
-        return (known.then_some("rbac-role"), message);
+        return (is_known(subject, role).then_some("rbac-role"), message);
     }
     let for_pods = all.iter().filter(|binding| binding.rules.is_some_and(speaks_of_pods));
     let mut others =
@@ -263,64 +283,5 @@ fn diagnosis(
     if subject.offline() && of_us.is_empty() {
         return (None, "no role and no binding for pods is among the files".to_owned());
     }
-    (Some("rbac-pods"), format!("nothing gives {account} {} on pods", missing.join(", ")))
-}
-
-/// What a variable for a secret has in its name.
-const SECRET_PARTS: [&str; 8] =
-    ["PASSWORD", "PASSWD", "SECRET", "API_KEY", "APIKEY", "PRIVATE_KEY", "ACCESS_KEY", "PASSPHRASE"];
-/// The same, where only the whole word says it: a TOKENIZER is no secret.
-const SECRET_WORDS: [&str; 3] = ["TOKEN", "CREDENTIAL", "CREDENTIALS"];
-/// What follows such a word where the value is no secret itself.
-const HARMLESS_ENDS: [&str; 13] = [
-    "_FILE", "_PATH", "_NAME", "_DIR", "_URL", "_URI", "_TTL", "_SECONDS", "_TIMEOUT", "_ENABLED", "_TYPE", "_EXPIRY",
-    "_ID",
-];
-
-/// Whether a variable of this name and value is a secret in plain sight.
-pub(in crate::core) fn is_secret(name: &str, value: &str) -> bool {
-    let name = name.to_ascii_uppercase().replace(['-', '.'], "_");
-    let named =
-        SECRET_PARTS.iter().any(|part| name.contains(part)) || name.split('_').any(|word| SECRET_WORDS.contains(&word));
-    let says_so = named && !HARMLESS_ENDS.iter().any(|end| name.ends_with(end));
-    let value = value.trim();
-    let is_value = !value.is_empty()
-        && !value.contains("$(")
-        && !value.contains("${")
-        && !value.starts_with('/')
-        && !matches!(value, "true" | "false" | "none" | "null")
-        && value.parse::<u16>().is_err();
-    // `jdbc:postgresql://user:password@host`
-    let in_url = value.split_once("://").and_then(|(_, rest)| rest.split_once('@')).is_some_and(|(user, _)| {
-        !user.contains('/')
-            && user.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.contains("$("))
-    });
-    (says_so && is_value) || in_url
-}
-
-fn secrets(subject: &Subject, findings: &mut Findings) {
-    let (code, object) = ("secret-in-environment", &subject.object);
-    let containers = subject.pod.containers.iter().chain(subject.pod.init_containers.iter().flatten());
-    let of = |container: &Container| {
-        let env = container.env.iter().flatten();
-        let plain = env.filter_map(|variable| Some((variable.name.clone(), variable.value.as_deref()?)));
-        let found = plain.filter(|(name, value)| is_secret(name, value) || has_secret_option(value));
-        found.map(|(name, _)| format!("{name} of container {}", container.name)).collect::<Vec<_>>()
-    };
-    let secrets: Vec<String> = containers.flat_map(of).collect();
-    if secrets.is_empty() {
-        return findings.pass(code, object, "no variable looks like a secret in plain text");
-    }
-    findings.fail(
-        code,
-        object,
-        format!("{} stands there in plain text", secrets.join(", ")),
-        "kubectl create secret generic --help",
-    );
-}
-
-/// `-Ddb.password=…` among a JVM's options.
-pub(in crate::core) fn has_secret_option(value: &str) -> bool {
-    let options = value.split_whitespace().filter_map(|option| option.strip_prefix("-D")?.split_once('='));
-    options.into_iter().any(|(name, value)| is_secret(name, value))
+    (Some("rbac-pods"), format!("nothing gives {account} {VERB} on pods"))
 }

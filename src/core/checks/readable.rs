@@ -57,5 +57,6 @@ fn unavailable(facts: &Facts) -> Vec<&str> {
         reason(&objects.events),
         reason(&objects.config_maps),
     ];
-    lists.into_iter().flatten().chain(facts.access.values().filter_map(reason)).collect()
+    let unlisted = objects.unlisted.iter().map(String::as_str);
+    lists.into_iter().flatten().chain(unlisted).chain(facts.access.values().filter_map(reason)).collect()
 }

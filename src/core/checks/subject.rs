@@ -9,10 +9,11 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Service};
 use crate::core::facts::{Facts, Source, Workload};
 use crate::core::report::Observed;
 
+pub(in crate::core) use agent::AGENT_OPTIONS;
 pub(super) use agent::{Agent, AgentContainer};
 pub(super) use mesh::{Mesh, MeshKind, holds, namespace_of, ports as mesh_ports};
 pub(super) use settings::{Setting, Settings};
-pub(in crate::core) use settings::{hocon as plain_settings, is_jvm_options};
+pub(in crate::core) use settings::{hocon as plain_settings, is_jvm_options, is_read, set_by_variable};
 
 mod agent;
 mod mesh;
@@ -229,7 +230,12 @@ fn is_mesh_container(name: &str) -> bool {
 }
 
 fn is_foreign(container: &Container) -> bool {
-    is_mesh_container(&container.name) || AgentContainer::of(container).is_some()
+    is_mesh_container(&container.name) || is_agent(container)
+}
+
+/// Whether it is `bypassctl init` or `bypassctl proxy`.
+pub(in crate::core) fn is_agent(container: &Container) -> bool {
+    AgentContainer::of(container).is_some()
 }
 
 fn is_remoting_name(name: &str) -> bool {

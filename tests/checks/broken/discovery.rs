@@ -32,6 +32,13 @@ pub(super) const CASES: &[Case] = &[
         &["service-selects"],
     ),
     case("more contact points than pods", AKKA, &[("NR, value: \"3\"", "NR, value: \"5\"")], &["contact-points"]),
+    case("fewer contact points than none", AKKA, &[("NR, value: \"3\"", "NR, value: \"-3\"")], &["contact-points"]),
+    case(
+        "a number of contact points that is none",
+        AKKA,
+        &[("NR, value: \"3\"", "NR, value: three")],
+        &["contact-points"],
+    ),
     case("one pod, and two contact points by default", MINIMAL, &[("replicas: 3", "replicas: 1")], &["contact-points"]),
     case(
         "one contact point is enough for three",

@@ -4,6 +4,15 @@ use super::{AKKA, Case, ISTIO, case};
 
 pub(super) const CASES: &[Case] = &[
     case(
+        "the host's network without the agent",
+        AKKA,
+        &[(
+            "      terminationGracePeriodSeconds: 40",
+            "      terminationGracePeriodSeconds: 40\n      hostNetwork: true",
+        )],
+        &["host-network"],
+    ),
+    case(
         "no remoting in",
         AKKA,
         &[("[{port: remoting}, {port: 8558}]", "[{port: 8558}]")],

@@ -33,5 +33,12 @@ pub(super) const CASES: &[Case] = &[
         &[("--preset, pekko", "--remoting-port, '7355', --management-port, '7626'")],
         &["remoting-port-agreed", "agent-ports-agreed", "pekko-port"],
     ),
+    case("a port that is none", AKKA, &[("containerPort: 8080", "containerPort: 80800")], &["container-ports"]),
+    case(
+        "two ports of one name",
+        AKKA,
+        &[("{name: http, containerPort: 8080}", "{name: remoting, containerPort: 8080}")],
+        &["container-ports"],
+    ),
     case("Pekko's wrong port in the annotation", ISTIO, &[("\"2552,8558\"", "\"7355,2552,8558\"")], &["pekko-port"]),
 ];

@@ -15,12 +15,24 @@ pub(super) const CASES: &[Case] = &[
         &[("serviceaccount:shop:my-service", "serviceaccount:shop:default")],
         &["rbac-subject"],
     ),
-    case("a role without watch", AKKA, &[("\"get\", \"watch\", \"list\"", "\"get\", \"list\"")], &["rbac-verbs"]),
+    case("a role without list", AKKA, &[("\"get\", \"watch\", \"list\"", "\"get\", \"watch\"")], &["rbac-verbs"]),
     case("a role for another API group", AKKA, &[("apiGroups: [\"\"]", "apiGroups: [apps]")], &["rbac-verbs"]),
     case(
         "a binding to a role of another name",
         AKKA,
         &[("kind: Role, name: pod-reader", "kind: Role, name: pods-reader")],
+        &["rbac-role"],
+    ),
+    case(
+        "a second binding to a role that is not there",
+        AKKA,
+        &[(
+            "---\napiVersion: v1\nkind: Service\n",
+            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: leases, namespace: shop}\n\
+             subjects: [{kind: ServiceAccount, name: my-service, namespace: shop}]\n\
+             roleRef: {kind: Role, name: leases, apiGroup: rbac.authorization.k8s.io}\n\
+             ---\napiVersion: v1\nkind: Service\n",
+        )],
         &["rbac-role"],
     ),
     case(
@@ -54,6 +66,15 @@ pub(super) const CASES: &[Case] = &[
         "a password in the environment",
         AKKA,
         &[("valueFrom: {secretKeyRef: {name: db, key: password}}", "value: swordfish")],
+        &["secret-in-environment"],
+    ),
+    case(
+        "a password by its short name",
+        AKKA,
+        &[(
+            "name: DB_PASSWORD\n          valueFrom: {secretKeyRef: {name: db, key: password}}",
+            "name: DB_PWD\n          value: swordfish",
+        )],
         &["secret-in-environment"],
     ),
     case(

@@ -16,6 +16,41 @@ scenario_a_forbidden_list_is_skipped_by_name() {
   [[ $report != *'cannot list pods'* ]] || fail "it does not see what it may see: $report"
 }
 
+# Each kind of workload is listed by itself: who may list Deployments alone is told of them, and which kinds are hidden.
+scenario_a_kind_that_may_be_listed_is_judged() {
+  fresh_namespace || return
+  kubectl create deployment cart --image test --port 8558 || return
+  create_user viewer && allow viewer get,list pods,deployments.apps || fail "no user" || return
+  wait_until 10 as_user viewer kubectl get deployments || fail "it may not read" || return
+  local report kind
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output json)
+  [[ $report == *'"code":"probe-readiness","severity":"warning","status":"fail","object":"Deployment/'"$namespace/cart"* ]] ||
+    fail "what may be read is not judged: $report" || return
+  for kind in statefulsets daemonsets jobs cronjobs; do
+    [[ $report == *"cannot list $kind in namespace $namespace: forbidden for"* ]] || fail "$kind: $report" || return
+  done
+}
+
+# Who may see nothing is told so, and that is no health.
+scenario_what_nobody_may_see_is_not_healthy() {
+  fresh_namespace || return
+  create_user viewer || fail "no user" || return
+  local report code
+  report=$(as_user viewer bypassctl check cluster --namespace "$namespace" --output short)
+  code=$?
+  [[ $code == 1 && $report == *'nothing at all was judged'* ]] || fail "exit code $code: $report"
+}
+
+# A name that would be another address is refused before anybody is asked.
+scenario_a_namespace_that_is_none_is_refused() {
+  local what said
+  for what in 'check cluster' 'check pre' status; do
+    # shellcheck disable=SC2086  # two words
+    said=$(bypassctl $what --namespace %73hop 2>&1)
+    (($? == 2)) && [[ $said == *'"%73hop" is no namespace'* ]] || fail "$what: $said" || return
+  done
+}
+
 # The administrator sees everything, so nothing is skipped for want of rights.
 scenario_an_administrator_reads_everything() {
   fresh_namespace || return

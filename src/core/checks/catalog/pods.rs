@@ -5,6 +5,13 @@ use crate::core::report::Severity::{Error, Info, Warning};
 
 pub(super) const PORTS: &[Entry] = &[
     Entry {
+        code: "container-ports",
+        severity: Error,
+        title: "the app's ports are ports, each with a name of its own",
+        why: "The API server refuses a port above 65535 and a name that two ports have",
+        fix: "correct the container's ports",
+    },
+    Entry {
         code: "remoting-port-agreed",
         severity: Error,
         title: "everything that names the remoting port names the same one",
@@ -50,17 +57,19 @@ pub(super) const PROBES: &[Entry] = &[
     Entry {
         code: "probe-patience",
         severity: Warning,
-        title: "the kubelet waits a minute or more before it kills a starting node",
+        title: "the kubelet waits long enough before it kills a starting node",
         why: "Forming a cluster takes long: contact points have to be found and to agree. A node that is killed meanwhile \
-              makes the others begin again",
-        fix: "give the liveness probe initialDelaySeconds 20, periodSeconds 10 and failureThreshold 10, or a startup probe",
+              makes the others begin again. Management's /alive is well as soon as management listens, so that a probe of \
+              it needs 20 s; any other needs a minute",
+        fix: "let the liveness probe ask /alive of management, with initialDelaySeconds 20, periodSeconds 10 and \
+              failureThreshold 10, or add a startup probe",
     },
     Entry {
         code: "probe-port",
         severity: Error,
         title: "probes ask a port that the container has",
-        why: "A probe of a named port that no container port has always fails: the pod never gets ready, or is killed \
-              again and again",
+        why: "A probe that asks a port by a name which no port of the container has never succeeds: the pod never gets ready, \
+              or is killed again and again",
         fix: "use the name of the management port as the container's ports have it",
     },
     Entry {
@@ -205,6 +214,14 @@ pub(super) const AGENT: &[Entry] = &[
         title: "the pod has a network of its own",
         why: "On the host's network the rules would hold for the whole node; init refuses",
         fix: "remove hostNetwork, or the agent",
+    },
+    Entry {
+        code: "host-network",
+        severity: Warning,
+        title: "a pod without the agent has a network of its own",
+        why: "On its host's network remoting listens on the node's address: whoever reaches the node reaches it, no mesh and no \
+              network policy is in between, and of two such pods on a node the second finds its ports taken",
+        fix: "remove hostNetwork",
     },
     Entry {
         code: "agent-tls",

@@ -8,8 +8,18 @@ pub(super) const READING: &[Entry] = &[
         code: "manifest-readable",
         severity: Error,
         title: "every document can be read as the Kubernetes object that it says it is",
-        why: "The API server refuses it too, and what is in it was not checked; the other documents were",
+        why: "What cannot be read was not checked; everything else was. Of most of it the API server says the same; of a key \
+              that stands twice kubectl takes the last one, so that the other does nothing",
         fix: "correct the document; render templates first (helm template, kustomize build) and pipe the result in",
+    },
+    Entry {
+        code: "something-judged",
+        severity: Error,
+        title: "at least one check came to a result",
+        why: "Where every check was skipped or suppressed, or nothing was there to look at, nobody knows how anything stands: \
+              silence is no health",
+        fix: "see with --all why checks were skipped; select what you mean; name the ports of your nodes. Where nothing to \
+              judge is what you expect, --suppress something-judged",
     },
     Entry {
         code: "workload-found",
@@ -25,10 +35,10 @@ pub(super) const RIGHTS: &[Entry] = &[
     Entry {
         code: "rbac-pods",
         severity: Error,
-        title: "the pods' service account may get, watch and list pods",
+        title: "the pods' service account may list pods",
         why: "Discovery by the Kubernetes API asks for the pods of the namespace; without the right it finds no contact \
               point, and no cluster forms",
-        fix: "add a Role with get, watch, list on pods and a RoleBinding to the pods' service account",
+        fix: "add a Role with list on pods and a RoleBinding to the pods' service account",
     },
     Entry {
         code: "rbac-subject-namespace",
@@ -48,9 +58,10 @@ pub(super) const RIGHTS: &[Entry] = &[
     Entry {
         code: "rbac-verbs",
         severity: Error,
-        title: "the bound role has get, watch and list on pods of the core group",
-        why: "Discovery lists pods; a role with fewer verbs, other resources or another API group does not let it",
-        fix: "set apiGroups [\"\"], resources [\"pods\"], verbs [\"get\", \"watch\", \"list\"]",
+        title: "the bound role has list on pods of the core group",
+        why: "Discovery lists pods; a role without that verb, for other resources or another API group does not let it. The \
+              documentation of Akka and Pekko gives get and watch as well, which discovery does not use",
+        fix: "set apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]",
     },
     Entry {
         code: "rbac-role",

@@ -72,6 +72,7 @@ fn healthy() -> Facts {
         ports: ClusterPorts::new(None, &[], &[]).unwrap(),
         objects: Objects {
             workloads: Observed::Unavailable(none()),
+            unlisted: Vec::new(),
             pods: Observed::Seen(numbers.iter().map(|n| pod(*n)).collect()),
             services: Observed::Unavailable(none()),
             service_accounts: Observed::Unavailable(none()),

@@ -7,6 +7,24 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use crate::core::config::{DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_OUTBOUND_PORT};
 use crate::core::ports::{DEFAULT_MANAGEMENT_PORT, DEFAULT_REMOTING_PORT, PortSet, Preset};
 
+/// The options that checks read.
+pub(in crate::core) const AGENT_OPTIONS: [&str; 14] = [
+    "admin-port",
+    "agent-uid",
+    "config",
+    "drain-timeout",
+    "inbound-port",
+    "management-port",
+    "mode",
+    "outbound-port",
+    "outbound-target",
+    "permissive-until",
+    "preset",
+    "remoting-port",
+    "tls-cert",
+    "tls-dir",
+];
+
 /// Init container and sidecar.
 #[derive(Debug, Default)]
 pub(in crate::core::checks) struct Agent<'a> {
@@ -86,6 +104,7 @@ impl AgentContainer<'_> {
 
     /// An option by its long name, from arguments or environment.
     pub(in crate::core::checks) fn option(&self, name: &str) -> Option<&str> {
+        debug_assert!(AGENT_OPTIONS.contains(&name), "--{name} is not in the list of what is read");
         self.options.get(name).map(String::as_str)
     }
 

@@ -30,6 +30,29 @@ const VARIABLES: [(&str, &str); 12] = [
     ("DISCOVERY_METHOD", "discovery.method"),
 ];
 
+/// What checks read, by its path without `akka.` or `pekko.`. A saved file of facts keeps these values and no others.
+const READ: [&str; 16] = [
+    "cluster.shutdown-after-unsuccessful-join-seed-nodes",
+    "coordinated-shutdown.exit-jvm",
+    "discovery.kubernetes-api.pod-label-selector",
+    "discovery.method",
+    "management.cluster.bootstrap.contact-point-discovery.discovery-method",
+    "management.cluster.bootstrap.contact-point-discovery.required-contact-point-nr",
+    "management.cluster.bootstrap.contact-point-discovery.service-name",
+    "management.http.bind-hostname",
+    "management.http.hostname",
+    "management.http.port",
+    "networkaddress.cache.ttl",
+    "remote.artery.canonical.port",
+    "remote.artery.transport",
+    "remote.classic.netty.tcp.port",
+    "remote.netty.tcp.port",
+    "sun.net.inetaddr.ttl",
+];
+/// What checks look for without caring what it is set to.
+const LOOKED_FOR: [&str; 4] =
+    ["cluster.seed-nodes", "cluster.seed-nodes.0", "remote.classic.netty.ssl", "remote.netty.ssl"];
+
 /// A value and where it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core::checks) struct Setting {
@@ -75,6 +98,7 @@ impl Settings {
 
     /// What is set at this path.
     pub(in crate::core::checks) fn get(&self, path: &str) -> Option<&Setting> {
+        debug_assert!(is_read(path) || LOOKED_FOR.contains(&path), "{path} is in no list of what is read");
         self.by_path.get(path)
     }
 
@@ -97,16 +121,10 @@ impl Settings {
         if let Some(mangled) = name.strip_prefix("CONFIG_FORCE_") {
             return self.set(&unmangled(mangled), value, source);
         }
-        let short = name.strip_prefix("AKKA_").or_else(|| name.strip_prefix("PEKKO_"));
-        self.of_cluster += usize::from(short.is_some() || name == "REQUIRED_CONTACT_POINT_NR");
-        // Without the prefix only the one name that the documentation uses so.
-        let known = VARIABLES.iter().find(|(known, _)| match short {
-            Some(short) => short == *known,
-            None => name == *known && name == "REQUIRED_CONTACT_POINT_NR",
-        });
-        if let Some((_, path)) = known {
-            self.by_path
-                .insert((*path).to_owned(), Setting { value: value.trim().to_owned(), source: source.to_owned() });
+        let of_cluster = ["AKKA_", "PEKKO_"].iter().any(|prefix| name.starts_with(prefix));
+        self.of_cluster += usize::from(of_cluster || name == BARE);
+        if let Some(path) = set_by_variable(name) {
+            self.by_path.insert(path, Setting { value: value.trim().to_owned(), source: source.to_owned() });
         }
     }
 
@@ -155,6 +173,25 @@ fn mounted<'a>(container: &'a Container, pod: &'a PodSpec) -> impl Iterator<Item
         let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
         volume.config_map.as_ref().map(|map| map.name.as_str())
     })
+}
+
+/// The only variable without a prefix that the documentation uses.
+const BARE: &str = "REQUIRED_CONTACT_POINT_NR";
+
+/// The path, without `akka.` or `pekko.`, of what a variable of this name sets.
+pub(in crate::core) fn set_by_variable(name: &str) -> Option<String> {
+    if let Some(mangled) = name.strip_prefix("CONFIG_FORCE_") {
+        let path = unmangled(mangled);
+        return Some(path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(&path).to_owned());
+    }
+    let short = name.strip_prefix("AKKA_").or_else(|| name.strip_prefix("PEKKO_"));
+    let short = short.or_else(|| (name == BARE).then_some(name))?;
+    VARIABLES.iter().find(|(known, _)| *known == short).map(|(_, path)| (*path).to_owned())
+}
+
+/// Whether checks read what is set at this path, without `akka.` or `pekko.` in front.
+pub(in crate::core) fn is_read(path: &str) -> bool {
+    READ.contains(&path)
 }
 
 /// Whether a variable of this name holds options of a JVM.

@@ -1,0 +1,166 @@
+//! Single texts: which values are known to be harmless, because checks compare them with words, ports and paths of their own.
+
+use k8s_openapi::api::core::v1::Container;
+
+use crate::core::checks::{
+    AGENT_OPTIONS, has_secret_option, is_jvm_options, is_read, is_secret, plain_settings, set_by_variable,
+};
+use crate::core::facts::REMOVED;
+
+/// What stands where a secret was: still one to the check that looks for them.
+const REDACTED: &str = "REDACTED";
+/// The same for an address with a password in it.
+const REDACTED_URL: &str = "redacted://redacted:redacted@redacted";
+/// Characters of a reason that are kept.
+const LONGEST_REASON: usize = 1000;
+/// Characters of a setting that are kept: a service's name, a label selector, an address.
+const LONGEST_VALUE: usize = 300;
+
+const LEGACY_PROBES: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
+
+/// Annotations that ask for a mesh, with one word for a value.
+const WORDS_OF: [&str; 5] = [
+    "sidecar.istio.io/inject",
+    "linkerd.io/inject",
+    "kuma.io/sidecar-injection",
+    "istio.io/dataplane-mode",
+    "sidecar.istio.io/rewriteAppHTTPProbers",
+];
+const WORDS: [&str; 7] = ["true", "false", "enabled", "disabled", "ingress", "ambient", "none"];
+/// Annotations that list ports and address ranges.
+const LISTS_OF: [&str; 3] = ["traffic.sidecar.istio.io/", "config.linkerd.io/skip-", "traffic.kuma.io/"];
+
+/// The value of an annotation, where checks read it.
+pub(super) fn annotation(key: &str, value: &str) -> String {
+    let word = WORDS_OF.contains(&key) && WORDS.contains(&value);
+    let in_list = |c: char| c.is_ascii_hexdigit() || matches!(c, ',' | '-' | '.' | ':' | '/' | '*' | ' ');
+    let list = LISTS_OF.iter().any(|prefix| key.starts_with(prefix)) && value.chars().all(in_list);
+    if word || list {
+        return value.to_owned();
+    }
+    if key == "proxy.istio.io/config" && crate::core::checks::asks_for_legacy_probes(value) {
+        return format!("{LEGACY_PROBES}: \"true\"");
+    }
+    REMOVED.to_owned()
+}
+
+/// The value of a variable; `ours` where it is the agent's.
+pub(super) fn variable(name: &str, value: &str, ours: bool) -> String {
+    if is_secret(name, value) {
+        return if value.contains("://") { REDACTED_URL } else { REDACTED }.to_owned();
+    }
+    if is_jvm_options(name) {
+        return options(value);
+    }
+    let of_agent = name.strip_prefix("BYPASSCTL_").map(|option| option.to_lowercase().replace('_', "-"));
+    if ours && of_agent.is_some_and(|option| AGENT_OPTIONS.contains(&option.as_str())) {
+        return harmless(value);
+    }
+    match set_by_variable(name) {
+        Some(path) => setting(&path, value),
+        None if name == LEGACY_PROBES && value == "true" => value.to_owned(),
+        None => REMOVED.to_owned(),
+    }
+}
+
+/// The value of a setting, by its path without `akka.` or `pekko.` in front.
+fn setting(path: &str, value: &str) -> String {
+    if is_read(path) { harmless(value) } else { REMOVED.to_owned() }
+}
+
+/// What a port, a name, a duration or a path is made of; an address may have a password in it, and so may whatever is long.
+fn harmless(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || " _-.,:/%=*$(){}\"'[]".contains(c);
+    if value.len() <= LONGEST_VALUE && value.chars().all(plain) && !value.contains("://") {
+        value.to_owned()
+    } else {
+        REMOVED.to_owned()
+    }
+}
+
+/// A JVM's options: the settings that checks read as they are, of other settings the names, of what is none nothing.
+fn options(text: &str) -> String {
+    text.split_whitespace().map(option).collect::<Vec<_>>().join(" ")
+}
+
+fn option(option: &str) -> String {
+    let bare = option.trim_matches(['"', '\'']);
+    let setting_ = bare.strip_prefix("-D").or_else(|| bare.strip_prefix("-J-D")).and_then(|rest| rest.split_once('='));
+    let Some((name, value)) = setting_ else { return REMOVED.to_owned() };
+    if has_secret_option(bare) {
+        return format!("-D{name}={REDACTED}");
+    }
+    let path = name.strip_prefix("akka.").or_else(|| name.strip_prefix("pekko.")).unwrap_or(name);
+    format!("-D{name}={}", setting(path, value))
+}
+
+/// HOCON, as far as it is read: one setting a line.
+pub(super) fn settings(text: &str) -> String {
+    let line = |(path, value): (String, String)| {
+        let bare = path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(&path);
+        format!("{path} = {}\n", setting(bare, &value))
+    };
+    plain_settings(text).into_iter().map(line).collect()
+}
+
+/// Command and arguments; `ours` where they are the agent's, whose options checks read.
+pub(super) fn argument_list(container: &Container, ours: bool) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let mut keeps_next = false;
+    let mut word = |word: &String| {
+        let value_of_ours = std::mem::take(&mut keeps_next) && !word.starts_with('-');
+        if !ours {
+            return options(word);
+        }
+        if value_of_ours {
+            return harmless(word);
+        }
+        let named = word.strip_prefix("--").map(|option| option.split_once('=').map_or(option, |(name, _)| name));
+        if named.is_some_and(|name| AGENT_OPTIONS.contains(&name)) {
+            keeps_next = !word.contains('=');
+            return harmless(word);
+        }
+        let program = word.rsplit('/').next() == Some("bypassctl");
+        if program || matches!(word.as_str(), "init" | "proxy") { word.clone() } else { REMOVED.to_owned() }
+    };
+    let mut words = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.iter().map(&mut word).collect());
+    let command = words(&container.command);
+    (command, words(&container.args))
+}
+
+/// Of the agent's image name and version, of others' nothing: a registry's address may have a password in it.
+pub(super) fn image(image: &str, ours: bool) -> Option<String> {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    let (_, version) = name.split_at(name.find([':', '@']).unwrap_or(name.len()));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '.' | '_' | '-');
+    // `user:password@host` without a path is no version.
+    let version = match version.split_once('@') {
+        Some((_, digest)) if digest.starts_with("sha256:") && digest.chars().all(plain) => format!("@{digest}"),
+        Some(_) => format!(":{REMOVED}"),
+        None => version.to_owned(),
+    };
+    ours.then(|| format!("bypassctl{version}"))
+}
+
+/// A probe's path, without its query: what it ends with, where that is management's.
+pub(super) fn path(path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    match ["/ready", "/alive"].into_iter().find(|end| path.ends_with(end)) {
+        Some(end) if path == end => end.to_owned(),
+        Some(end) => format!("/{REMOVED}{end}"),
+        None => format!("/{REMOVED}"),
+    }
+}
+
+/// Why something was not seen, without the user and the password of an address in it.
+pub(super) fn reason(text: &str) -> String {
+    let text: String = text.chars().take(LONGEST_REASON).collect();
+    let mut clean = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once("://") {
+        clean += before;
+        clean += "://";
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'`,;)".contains(c)).unwrap_or(after.len());
+        rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
+    }
+    clean + rest
+}
