@@ -212,6 +212,7 @@ fn refused(error: &kube::Error, server: String, context: String, expired: Option
 pub(crate) fn causes(error: &kube::Error) -> String {
     let mut text = match error {
         kube::Error::Api(status) => return status.message.clone(),
+        kube::Error::SerdeError(error) if error.to_string().starts_with("invalid length") => return error.to_string(),
         // It quotes what it could not read.
         kube::Error::SerdeError(error) => {
             return format!("its answer is no object of the kind (line {}, column {})", error.line(), error.column());

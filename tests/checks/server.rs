@@ -197,6 +197,15 @@ fn pages_without_an_end_are_not_turned() {
 }
 
 #[test]
+fn objects_without_an_end_are_not_kept() {
+    let server = Server::start(|target| {
+        if is(target, "pods") { list("PodList", vec![json!({}); 10_001].into(), "") } else { Reply::Forbidden }
+    });
+    let told = server.messages("cluster-readable", "skip").join("\n");
+    assert!(told.contains("cannot list pods") && told.contains("expected at most 10000 items"), "{told}");
+}
+
+#[test]
 fn a_server_that_hangs_is_waited_for_as_long_as_asked() {
     let server = Server::start(|_| Reply::Silence);
     let output = server.run(&["check", "cluster", "--wait=1"]);
