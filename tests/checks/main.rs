@@ -11,6 +11,7 @@ use bypassctl::core::config::ClusterPorts;
 use bypassctl::core::facts::Facts;
 use bypassctl::core::manifests::{Named, Reader};
 use bypassctl::core::report::{CheckResult, Status};
+use bypassctl::core::saved;
 use time::macros::datetime;
 
 use broken::ISTIO;
@@ -119,6 +120,20 @@ fn every_check_on_manifests_has_a_broken_variant() {
     let untested: Vec<&str> = codes.filter(|code| !broken.contains(code)).collect();
     // What all results come to is the command's to say.
     assert_eq!(untested, ["something-judged", "rbac-pods"], "checks without a broken variant");
+}
+
+#[test]
+fn saved_facts_are_judged_as_the_manifests_themselves() {
+    let judged = |facts: &Facts| {
+        let results = checks::run(facts).into_iter();
+        results.map(|check| (check.code, check.object, check.status)).collect::<Vec<_>>()
+    };
+    let healthy = broken::HEALTHY.iter().map(|(name, text)| (*name, (*text).to_owned()));
+    for (what, text) in healthy.chain(broken::cases().map(|case| (case.what, case.text()))) {
+        let facts = facts(&text);
+        let saved = saved::from_text(&saved::to_text(&facts).expect("JSON")).expect("facts");
+        assert_eq!(judged(&saved), judged(&facts), "{what}");
+    }
 }
 
 /// The manifests of akka-management's own tests leave a liveness probe on /alive as Kubernetes has it, and others give the
