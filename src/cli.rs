@@ -323,6 +323,9 @@ pub struct StatusArgs {
     /// With --local, for exec probes: say nothing if the sidecar is ready, else why not, with exit code 1
     #[arg(long, env = "BYPASSCTL_READY")]
     pub ready: bool,
+    /// With --local, for exec probes: say nothing if the sidecar is alive, ready or not, else exit with code 1
+    #[arg(long, env = "BYPASSCTL_ALIVE", conflicts_with = "ready")]
+    pub alive: bool,
     /// With --ready: until it is, for at most so many seconds
     #[arg(long, env = "BYPASSCTL_WAIT", value_name = "SECONDS", requires = "ready",
         value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -17,8 +17,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     if !args.local {
-        if args.ready {
-            return Err(Failure::usage(anyhow!("--ready is about the sidecar of this pod: give --local too")));
+        if args.ready || args.alive {
+            let flag = if args.ready { "--ready" } else { "--alive" };
+            return Err(Failure::usage(anyhow!("{flag} is about the sidecar of this pod: give --local too")));
         }
         return overview::run(args);
     }
@@ -46,11 +47,16 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
 fn look(args: &StatusArgs) -> Result<(Outcome, String), Failure> {
     let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.admin_port);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (_, answer) = runtime.block_on(admin::get(address, "/status")).map_err(|error| {
+    let path = if args.alive { "/healthz" } else { "/status" };
+    let (code, answer) = runtime.block_on(admin::get(address, path)).map_err(|error| {
         Failure::not_well(anyhow!(
             "no sidecar answers at {address}: {error}; does it run in this network namespace, and with this --admin-port?"
         ))
     })?;
+    if args.alive {
+        let outcome = if code.is_success() { Outcome::Done } else { Outcome::NotWell };
+        return Ok((outcome, if outcome == Outcome::Done { String::new() } else { answer }));
+    }
     let status: Status = serde_json::from_str(&answer).map_err(|error| {
         anyhow!("what answers at {address} is no bypassctl proxy, or one of another version: {error}")
     })?;

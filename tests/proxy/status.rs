@@ -64,13 +64,15 @@ fn as_a_probe_it_says_nothing_or_why_not() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &json["ready"]), (1, &serde_json::json!(false)));
     assert_eq!(status(sidecar.admin.port(), &["--local"]).0, 0, "it was asked, and it answered");
+    let alive = ["--local", "--alive"];
+    assert_eq!(status(sidecar.admin.port(), &alive), (0, String::new(), String::new()), "alive, and not ready");
 }
 
 /// Promise: no sidecar is exit code 1, a stranger on its port 5, no --local 2; each says what to do.
 #[test]
 fn whoever_is_not_there_is_named() {
     let port = free_port();
-    for more in [&["--local"][..], &["--local", "--ready"]] {
+    for more in [&["--local"][..], &["--local", "--ready"], &["--local", "--alive"]] {
         let (code, out, error) = status(port, more);
         assert!(
             code == 1 && out.is_empty() && error.contains(&format!("no sidecar answers at 127.0.0.1:{port}")),

@@ -106,10 +106,15 @@ fn sidecar(options: &Options) -> Value {
             json!({"postStart": {"exec": {"command": ["bypassctl", "status", "--local", "--ready", wait]}}});
     }
     container["ports"] = json!([{"name": "bypassctl-admin", "containerPort": DEFAULT_ADMIN_PORT}]);
-    let get = |path: &str| json!({"path": path, "port": DEFAULT_ADMIN_PORT});
-    container["startupProbe"] = json!({"httpGet": get("/ready"), "periodSeconds": 1, "failureThreshold": 60});
-    container["readinessProbe"] = json!({"httpGet": get("/ready"), "periodSeconds": 5});
-    container["livenessProbe"] = json!({"httpGet": get("/healthz"), "periodSeconds": 10, "failureThreshold": 3});
+    // Istio's injector makes every HTTP probe of a pod one that its own proxy answers, and that may start only after us: what
+    // must hold before then asks by a command, and what is asked often, by HTTP (docs/decisions/0021-probes-beside-istio.md).
+    let ask = |flag: &str| json!({"command": ["bypassctl", "status", "--local", flag]});
+    container["startupProbe"] =
+        json!({"exec": ask("--ready"), "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 60});
+    container["readinessProbe"] =
+        json!({"httpGet": {"path": "/ready", "port": DEFAULT_ADMIN_PORT}, "periodSeconds": 5});
+    container["livenessProbe"] =
+        json!({"exec": ask("--alive"), "periodSeconds": 30, "timeoutSeconds": 5, "failureThreshold": 3});
     container["resources"] = resources();
     container["securityContext"] = json!({
         "runAsUser": AGENT_UID,

@@ -4,8 +4,13 @@
 
 # Two replicas with the chart's command line and rights share one certificate, tell the API server of it, and inject what is created.
 scenario_the_webhook_injects_what_is_created() {
+  with_webhook webhook_serves
+}
+
+# with_webhook COMMAND... – with the chart applied and an address for its Service.
+with_webhook() {
   webhook_setting || return
-  webhook_serves "$@"
+  "$@"
   local result=$?
   ip address del "$service_address/32" dev lo
   kubectl delete mutatingwebhookconfiguration,clusterrole,clusterrolebinding "$configuration" --ignore-not-found >/dev/null
@@ -98,3 +103,106 @@ deployment_made_a_pod() {
 jq_of() {
   python3 -c "import json, sys; x = json.load(sys.stdin)['items'][0]; print($2)" <<<"$1"
 }
+
+# Beside an injector that does what Istio's does, whose configuration the API server calls before ours or after it, with a proxy
+# that is an ordinary container or a native sidecar, and which is called again or not: the agent is there once and whole, its rules
+# come before the app, and what starts and keeps it asks it and not the mesh's proxy.
+scenario_the_webhook_works_before_and_after_istios() {
+  with_webhook beside_istio
+}
+
+beside_istio() {
+  local name kind again expected cases=0
+  start_hook 1 "$service_address"
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=istiod -addext subjectAltName=IP:127.0.0.1 \
+    -keyout "$scratch/istiod.key" -out "$scratch/istiod.crt" 2>/dev/null || fail "no certificate for the other webhook" || return
+  local port=18443
+  helper other.log python3 "$here/other_webhook.py" "$port" "$scratch/istiod.crt" "$scratch/istiod.key"
+  wait_until 20 hook_is_ready "$service_address" || fail "not ready" || return
+  wait_until 10 curl --silent --max-time 2 --output /dev/null --cacert "$scratch/istiod.crt" "https://127.0.0.1:$port/" ||
+    fail "the other webhook does not answer: $(<"$scratch/other.log")" || return
+  # Configurations are called in the order of their names, and ours begins with x-.
+  while read -r name kind again expected <&3; do
+    other_configuration "$name" "$kind" "$again" "$port" || return
+    injected_by_both "$name-$kind-${again,,}" "$expected" || return
+    kubectl delete mutatingwebhookconfiguration "$name-$namespace" >/dev/null || return
+    ((cases += 1))
+  done 3<<'END'
+a-istio classic Never bypassctl-init,bypassctl,first,istio-init/app,istio-proxy
+a-istio classic IfNeeded bypassctl-init,bypassctl,first,istio-init/app,istio-proxy
+z-istio classic Never bypassctl-init,bypassctl,first,istio-init/app,istio-proxy
+z-istio classic IfNeeded bypassctl-init,bypassctl,first,istio-init/app,istio-proxy
+a-istio native Never bypassctl-init,bypassctl,istio-init,istio-proxy,first/app
+a-istio native IfNeeded istio-init,istio-proxy,bypassctl-init,bypassctl,first/app
+z-istio native Never istio-init,istio-proxy,bypassctl-init,bypassctl,first/app
+z-istio native IfNeeded istio-init,istio-proxy,bypassctl-init,bypassctl,first/app
+END
+  detail "cases=$cases"
+  # Ours was called again for what theirs changed after it, and left it.
+  curl --silent "http://$service_address:15551/metrics" | grep -qE 'reviews_total\{verdict="untouched"\} [1-9]' ||
+    fail "it was never called again" || return
+  ((cases == 8)) || fail "there were $cases cases"
+}
+
+# other_configuration NAME classic|native Never|IfNeeded PORT – and until it is called.
+other_configuration() {
+  kubectl create --filename - >/dev/null <<END || return
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {name: $1-$namespace}
+webhooks:
+- name: sidecar-injector.istio.io
+  clientConfig: {url: "https://127.0.0.1:$4/$2", caBundle: $(base64 --wrap 0 "$scratch/istiod.crt")}
+  rules: [{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [pods]}]
+  namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $namespace}}
+  sideEffects: None
+  reinvocationPolicy: $3
+  admissionReviewVersions: [v1]
+END
+  wait_until 20 other_is_called || fail "the other webhook is not called" || return
+}
+
+# API servers hear of a new configuration by a watch.
+other_is_called() {
+  kubectl run asked --image x --dry-run=server --output 'jsonpath={.metadata.annotations}' | grep -q sidecar.istio.io
+}
+
+# injected_by_both NAME INIT,…/CONTAINER,…
+injected_by_both() {
+  local pod
+  kubectl create --filename - >/dev/null <<END || fail "$1: a pod is refused" || return
+apiVersion: v1
+kind: Pod
+metadata: {name: $1}
+spec:
+  initContainers: [{name: first, image: first:1}]
+  containers:
+  - name: app
+    image: app:1
+    ports: [{name: management, containerPort: 8558}]
+    readinessProbe: {httpGet: {path: /ready, port: management}}
+END
+  pod=$(kubectl get pod "$1" --output json) || return
+  python3 -c "$judge_both" "$2" <<<"$pod" || fail "$1: $pod"
+}
+
+# What startup and liveness ask does not depend on the mesh's proxy, which may start after us; what the proxy was given to ask, it knows.
+judge_both='
+import json, sys
+pod = json.load(sys.stdin)
+init, apps = pod["spec"]["initContainers"], pod["spec"]["containers"]
+names = "/".join(",".join(container["name"] for container in list) for list in (init, apps))
+assert names == sys.argv[1], f"{names}, and not {sys.argv[1]}"
+by_name = {container["name"]: container for container in init + apps}
+ours = by_name["bypassctl"]
+for probe in ("startupProbe", "livenessProbe"):
+    assert ours[probe]["exec"]["command"][0] == "bypassctl", ours[probe]
+known = json.loads({entry["name"]: entry for entry in by_name["istio-proxy"]["env"]}["ISTIO_KUBE_APP_PROBERS"]["value"])
+assert by_name["app"]["readinessProbe"]["httpGet"] == {"path": "/app-health/app/readyz", "port": 15020, "scheme": "HTTP"}
+assert known["/app-health/app/readyz"]["httpGet"]["port"] == 8558, known
+asked = ours["readinessProbe"]["httpGet"]
+if asked["port"] == 15020:
+    asked = known[asked["path"]]["httpGet"]
+assert (asked["path"], asked["port"]) == ("/ready", 15550), asked
+assert [volume["name"] for volume in pod["spec"]["volumes"]].count("bypassctl-tls") == 1, pod["spec"]["volumes"]
+'
