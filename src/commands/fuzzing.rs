@@ -10,9 +10,11 @@ use crate::cli::{Cli, Command};
 use crate::commands::{check, init, parse, proxy};
 use crate::core::backend::BackendChoice;
 use crate::core::config::ClusterPorts;
+use crate::core::inject::{self, Options, SidecarKind};
 use crate::core::manifests::{Named, Reader};
 use crate::core::render::report;
 use crate::core::report::{Report, Severity};
+use crate::core::route::TlsMode;
 use crate::core::{checks, saved};
 
 /// A configuration file, for the command with this name.
@@ -55,4 +57,34 @@ pub fn manifests(text: &str) {
     }
     let saved = saved::to_text(&facts).expect("JSON");
     saved::from_text(&saved).expect("what was saved");
+}
+
+/// Manifests that the agent is added to: twice is once, and taking it away leaves what was there before.
+///
+/// # Panics
+/// If that does not hold, or if something can no longer be read by another parser.
+pub fn injection(text: &str) {
+    let read = |text: &str| serde_saphyr::from_multiple::<Value>(text).is_ok();
+    for sidecar in [SidecarKind::Native, SidecarKind::Classic] {
+        let options = Options {
+            image: "bypassctl:1".to_owned(),
+            pull_policy: None,
+            sidecar,
+            ports: ClusterPorts::new(None, &[], &[]).expect("the defaults"),
+            mode: TlsMode::Strict,
+            permissive_until: None,
+            allow: Vec::new(),
+            tls_secret: "{name}-remoting-tls".to_owned(),
+            backend: BackendChoice::Auto,
+            events: true,
+            readiness_gate: true,
+        };
+        let Ok(once) = inject::inject(text, &options) else { return };
+        let twice = inject::inject(&once.text, &options).expect("what was injected can be injected again");
+        assert_eq!(twice.text, once.text, "twice");
+        let before = inject::uninject(text).expect("what can be injected can be taken away");
+        let back = inject::uninject(&once.text).expect("what was injected can be taken away");
+        assert_eq!(back.text, before.text, "taken away");
+        assert!(!read(&before.text) || read(&once.text), "unreadable: {}", once.text);
+    }
 }

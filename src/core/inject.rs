@@ -299,4 +299,6 @@ fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 pub(crate) mod tests;

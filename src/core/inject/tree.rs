@@ -1,5 +1,7 @@
 //! YAML with the places where each thing stands, so that it can be changed without being written anew.
 
+use std::collections::BTreeSet;
+
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StructureStyle};
 use serde_json::{Map, Value};
 
@@ -175,6 +177,7 @@ impl<'t> Reader<'t> {
             }
             Event::MappingStart(style, ..) => {
                 let (mut entries, mut last) = (Vec::new(), start.line);
+                let mut keys = BTreeSet::new();
                 loop {
                     match self.next()? {
                         (Event::MappingEnd, end) => {
@@ -184,6 +187,11 @@ impl<'t> Reader<'t> {
                         }
                         (event, span) => {
                             let key = self.node(event, span, depth + 1)?;
+                            // Parsers do not agree on which of the two counts.
+                            if key.text().is_some_and(|text| !keys.insert(text.to_owned())) {
+                                let (line, key) = (key.start.line + 1, key.text().unwrap_or_default());
+                                return Err(format!("line {line}: the key {key:?} is there twice"));
+                            }
                             let (event, span) = self.next()?;
                             let value = self.node(event, span, depth + 1)?;
                             last = last.max(key.last_line).max(if value.is_null() { 0 } else { value.last_line });
