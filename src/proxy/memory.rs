@@ -35,6 +35,6 @@ fn give_back() {
     }
 }
 
-/// Other C libraries' allocators, musl's among them, give back by themselves.
+/// mimalloc, which is the static binary's, gives back by itself.
 #[cfg(not(target_env = "gnu"))]
 fn give_back() {}
