@@ -299,6 +299,4 @@ fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused
 }
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 pub(crate) mod tests;
