@@ -53,26 +53,34 @@ has_or_gets_target() {
 
 # build_static ARCHITECTURE: sets static_binary, its path.
 #
-# No path of this machine may be in it: it would be another binary in another directory.
+# No path of this machine may be in it: it would be another binary in another directory. With profile=dev that does not
+# matter, and nothing of the build depends on the directory, so that another checkout finds its dependencies built.
 build_static() {
-	local target cargo_home build_dir options=()
+	local target cargo_home build_dir options=(--release) directory=release
 	target=$(rust_target "$1")
 	cargo_home=${CARGO_HOME:-$HOME/.cargo}
 	build_dir=$CARGO_TARGET_DIR/static
 	need_std "$1"
 	say "building for $1; standard library: $std_from"
 	local flags="-C link-self-contained=no -C target-feature=+crt-static"
-	flags+=" --remap-path-prefix=$PWD=/bypassctl --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$build_dir=/build"
+	local c_flags="-ffile-prefix-map=$PWD=/bypassctl -ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$build_dir=/build"
+	if [ "$profile" = dev ]; then
+		options=(--config 'profile.dev.strip=true')
+		directory=debug
+		c_flags=
+	else
+		flags+=" --remap-path-prefix=$PWD=/bypassctl --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$build_dir=/build"
+	fi
 	if [ -n "$std_source" ]; then
 		local library
 		library=$(echo "$std_source"/usr/src/rustc-*/library)
-		options=(-Z "build-std=std,panic_unwind")
+		options+=(-Z "build-std=std,panic_unwind")
 		flags+=" --remap-path-prefix=$library=/rustc/library"
 		# Where cargo takes the source from, instead of a component of the toolchain; and that it may.
 		export __CARGO_TESTS_ONLY_SRC_ROOT=$library RUSTC_BOOTSTRAP=1
 	fi
-	RUSTFLAGS=$flags CFLAGS="-ffile-prefix-map=$PWD=/bypassctl -ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$build_dir=/build" \
+	RUSTFLAGS=$flags CFLAGS=$c_flags \
 		CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$build_dir SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH \
-		cargo zigbuild --release --locked "${options[@]}" --target "$target" --bin bypassctl >&2
-	static_binary=$build_dir/$target/release/bypassctl
+		cargo zigbuild --locked "${options[@]}" --target "$target" --bin bypassctl >&2
+	static_binary=$build_dir/$target/$directory/bypassctl
 }

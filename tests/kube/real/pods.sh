@@ -39,6 +39,19 @@ rules_from_elsewhere() {
     "HOST_IP=$(kubectl get pod "$1" --output 'jsonpath={.status.hostIP}')" "$agent_binary" init --preset pekko
 }
 
+# open_network POD – its network namespace as a file of ours, $pod_network, which outlives any process in it; and
+# from_its_network, to ask there without asking Kubernetes first.
+open_network() {
+  local uid pid
+  uid=$(kubectl get pod "$1" --output 'jsonpath={.metadata.uid}')
+  pid=$(processes_of "pod$uid" | head -n 1)
+  [[ -n $pid ]] && exec {pod_network}<"/proc/$pid/ns/net"
+}
+
+from_its_network() {
+  nsenter --net="/proc/$$/fd/$pod_network" "$@"
+}
+
 pod_address() {
   kubectl get pod "$1" --output 'jsonpath={.status.podIP}'
 }

@@ -63,19 +63,40 @@ an_agent_is_killed() {
   local pod id at
   pod=$(pods | head -n 1)
   id=$(container_of "$pod" bypassctl)
+  open_network "$pod" || fail "the pod has no network" || return
   # shellcheck disable=SC2046  # numbers
   kill -KILL $(processes_of "$id") || fail "there is no agent to kill" || return
   at=$(now_ms)
-  wait_until 30 agent_is_back "$pod" "$id" || fail "it does not come back" || return
-  detail "agent-back=$(seconds_since "$at")s"
+  # The kubelet looks once a second which containers have ended.
+  quickly 30 answers || fail "it does not come back" || return
+  detail "agent-answers=$(seconds_since "$at")s"
+  quickly 30 answers --fail || fail "it does not become ready" || return
+  detail "agent-ready=$(seconds_since "$at")s"
+  exec {pod_network}<&-
+  wait_until 15 has_another_agent "$pod" "$id" || fail "it was never gone" || return
   wait_until 60 is_pod_ready "$pod" || fail "its pod does not become ready" || return
   wait_until 20 members_are 3 || fail "a member was lost"
 }
 
-agent_is_back() {
+has_another_agent() {
   local id
   id=$(container_of "$1" bypassctl)
-  [[ -n $id && $id != "$2" ]] && within_pod "$1" curl --silent --fail --max-time 1 http://127.0.0.1:15550/ready >/dev/null
+  [[ -n $id && $id != "$2" ]]
+}
+
+# answers [--fail] – whether the agent does, and with --fail whether it is ready.
+answers() {
+  from_its_network curl --silent "$@" --max-time 1 --output /dev/null http://127.0.0.1:15550/ready
+}
+
+# quickly SECONDS COMMAND... – as wait_until, for what is measured.
+quickly() {
+  local deadline=$(($(now_ms) + $1 * 1000))
+  shift
+  until "$@"; do
+    (($(now_ms) < deadline)) || return 1
+    sleep 0.02
+  done
 }
 
 # Every metric that the chart's alerts and its dashboard name is one that an agent offers, after a peer with the wrong
@@ -174,4 +195,44 @@ END
 
 pods_have_addresses() {
   [[ $(kubectl get pods --selector app=appka --output 'jsonpath={.items[*].status.podIP}' | wc -w) == "$1" ]]
+}
+
+# The chart as it is, in pods on nodes, called by the API server: a Deployment that knows nothing of us gets the agent as its pods are
+# created, and forms a cluster over mTLS. Without a webhook that answers, no pod is made; a pod that says so is left alone.
+scenario_a_plain_deployment_gets_the_agent_from_the_webhook() {
+  local at hooks
+  need_helm && fresh_namespace || return
+  hooks=$namespace
+  render "$scratch/chart.yaml" --set image.repository="${image%:*}" --set-string image.tag="${image##*:}" \
+    --set image.pullPolicy=Never --set inject.imagePullPolicy=Never --set inject.preset=pekko || fail "the chart is not rendered" || return
+  at=$(now_ms)
+  kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
+  wait_until 60 hooks_are_ready 2 || fail "the webhook does not start: $(kubectl get pods; kubectl get events | tail -n 5)" || return
+  detail "webhook=$(seconds_since "$at")s"
+  fresh_namespace || return
+  kubectl label namespace "$namespace" bypassctl.io/inject=enabled >/dev/null
+  create_certificate || fail "no certificate" || return
+  capture
+  at=$(now_ms)
+  sample no-mesh '' >"$scratch/plain.yaml"
+  ! grep -q bypassctl-init "$scratch/plain.yaml" || fail "it is no plain one" || return
+  kubectl apply --filename "$scratch/plain.yaml" || return
+  wait_until 120 ready_pods 3 || fail "the pods do not become ready: $(kubectl get pods)" || return
+  wait_until 20 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "formed=$(seconds_since "$at")s"
+  [[ $(path_of_peers) == *mtls* ]] || fail "no path is mTLS: $(path_of_peers)" || return
+  kubectl run without --image bypassctl.test/tools:1 --annotations bypassctl.io/inject=false >/dev/null || fail "the way out is shut" || return
+  [[ -z $(kubectl get pod without --output 'jsonpath={.spec.initContainers}') ]] || fail "injected against its will" || return
+  kubectl --namespace "$hooks" scale deployment x-bypassctl-webhook --replicas 0 >/dev/null
+  wait_until 40 is_refused || fail "a pod is made without its agent" || return
+  kubectl delete mutatingwebhookconfiguration,clusterrole,clusterrolebinding "x-bypassctl-$hooks" --ignore-not-found >/dev/null
+  no_plaintext || fail "remoting crossed the bridge in plaintext, or not at all"
+}
+
+hooks_are_ready() {
+  [[ $(kubectl get deployment x-bypassctl-webhook --output 'jsonpath={.status.readyReplicas}') == "$1" ]]
+}
+
+is_refused() {
+  ! kubectl run late --image bypassctl.test/tools:1 --dry-run=server 2>/dev/null
 }
