@@ -56,7 +56,7 @@ has_or_gets_target() {
 # No path of this machine may be in it: it would be another binary in another directory. With profile=dev that does not
 # matter, and nothing of the build depends on the directory, so that another checkout finds its dependencies built.
 build_static() {
-	local target cargo_home build_dir options=(--release) directory=release
+	local target cargo_home build_dir options=(--release) directory=release epoch=$SOURCE_DATE_EPOCH
 	target=$(rust_target "$1")
 	cargo_home=${CARGO_HOME:-$HOME/.cargo}
 	build_dir=$CARGO_TARGET_DIR/static
@@ -68,6 +68,8 @@ build_static() {
 		options=(--config 'profile.dev.strip=true')
 		directory=debug
 		c_flags=
+		# Another one builds all C anew, and what depends on it.
+		epoch=0
 	else
 		flags+=" --remap-path-prefix=$PWD=/bypassctl --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$build_dir=/build"
 	fi
@@ -80,7 +82,7 @@ build_static() {
 		export __CARGO_TESTS_ONLY_SRC_ROOT=$library RUSTC_BOOTSTRAP=1
 	fi
 	RUSTFLAGS=$flags CFLAGS=$c_flags \
-		CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$build_dir SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH \
+		CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$build_dir SOURCE_DATE_EPOCH=$epoch \
 		cargo zigbuild --locked "${options[@]}" --target "$target" --bin bypassctl >&2
 	static_binary=$build_dir/$target/$directory/bypassctl
 }
