@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034 # for the scripts that source this
+# shellcheck shell=bash disable=SC2034,SC2154 # for the scripts that source this
 # The static binary, for either architecture, on a machine of either.
 
 rust_target() {
