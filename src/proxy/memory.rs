@@ -35,15 +35,6 @@ fn give_back() {
     }
 }
 
-#[cfg(target_env = "musl")]
-#[allow(unsafe_code)]
-fn give_back() {
-    // SAFETY: mi_collect takes no pointer, returns none that were given out, and is safe among threads.
-    unsafe {
-        libmimalloc_sys::mi_collect(true);
-    }
-}
-
-/// Other systems' allocators are left to themselves.
-#[cfg(not(any(target_env = "gnu", target_env = "musl")))]
+/// Other C libraries' allocators, musl's among them, give back by themselves.
+#[cfg(not(target_env = "gnu"))]
 fn give_back() {}
