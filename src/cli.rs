@@ -14,16 +14,21 @@ use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
 };
+use crate::core::identity::TrustDomain;
 use crate::core::ports::{PortRange, Preset};
 use crate::core::route::TlsMode;
-use crate::core::sidecar::TlsVersion;
+use crate::core::sidecar::{TlsVersion, parse_federated};
 
+pub use certs::{
+    CertsArgs, CertsCaArgs, CertsCommand, CertsInspectArgs, CertsIssueArgs, CertsRevokeArgs, CertsVerifyArgs,
+};
 pub use check::{
     CheckArgs, CheckClusterArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, CheckPreArgs, FailOn,
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
 pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
 
+mod certs;
 mod check;
 mod inject;
 
@@ -79,6 +84,8 @@ pub enum Command {
     Inject(InjectArgs),
     /// Add them to pods as they are created: a mutating admission webhook
     Webhook(Box<WebhookArgs>),
+    /// Certificates: a development authority, what one says, whether one would do
+    Certs(CertsArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write man pages to a directory
@@ -183,6 +190,11 @@ pub struct ProxyArgs {
     /// Oldest version of TLS that peers may speak
     #[arg(long, env = "BYPASSCTL_TLS_MIN_VERSION", default_value = "1.2", value_name = "VERSION")]
     pub tls_min_version: TlsVersion,
+    /// Seconds that roots go on counting after others have taken their place; for half of them our old certificate is
+    /// still shown, if the new roots alone vouch for the new one
+    #[arg(long, env = "BYPASSCTL_CA_OVERLAP", default_value_t = 0, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=2_592_000))]
+    pub ca_overlap: u64,
     /// Addresses that the inbound and the admin listener bind; default: every address
     #[arg(long, env = "BYPASSCTL_BIND_ADDRESS", value_delimiter = ',', value_name = "ADDRESS")]
     pub bind_address: Vec<IpAddr>,
@@ -295,6 +307,13 @@ pub struct TlsArgs {
     /// Roots that peers' certificates must lead to, PEM; instead of those in --tls-dir
     #[arg(long, env = "BYPASSCTL_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+    /// Roots for SPIFFE IDs of another trust domain, PEM; repeatable. They vouch for nobody else
+    #[arg(long, env = "BYPASSCTL_TLS_FEDERATED", value_delimiter = ',', value_name = "TRUST_DOMAIN=FILE",
+        value_parser = parse_federated)]
+    pub tls_federated: Vec<(TrustDomain, PathBuf)>,
+    /// Certificate revocation lists, PEM; who is on one is refused, and is disconnected when it appears there
+    #[arg(long, env = "BYPASSCTL_TLS_CRL", value_name = "FILE")]
+    pub tls_crl: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

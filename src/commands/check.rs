@@ -7,6 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
+use crate::commands::proxy::tls_files;
 use crate::commands::{Failure, Outcome, cluster, pre, print};
 use crate::core::checks::pod::{self, AgentFacts, CertificateDates, PodFacts};
 use crate::core::checks::{self, catalog};
@@ -15,7 +16,6 @@ use crate::core::plan::TABLE;
 use crate::core::render::report::{self, Style};
 use crate::core::report::{CheckResult, Observed, Report, Severity};
 use crate::core::ruleset::TableFamily;
-use crate::core::sidecar::TlsFiles;
 use crate::http::HttpError;
 use crate::netfilter;
 use crate::pod::{admin, listeners};
@@ -151,12 +151,7 @@ fn certificates(args: &TlsArgs, now: OffsetDateTime) -> Observed<Result<Certific
     if args.tls_dir.is_none() && args.tls_cert.is_none() {
         return Observed::Unavailable("no certificate files are named".to_owned());
     }
-    let files = TlsFiles::new(
-        args.tls_dir.as_deref(),
-        args.tls_cert.as_deref(),
-        args.tls_key.as_deref(),
-        args.tls_ca.as_deref(),
-    );
+    let files = tls_files(args);
     let loaded = files.map_err(|error| error.to_string()).and_then(|files| {
         let credentials = Credentials::load(&files, &[], now).map_err(|error| error.to_string())?;
         let leaf = &credentials.leaf;

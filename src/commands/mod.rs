@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing outside this module prints a result or chooses an exit code.
 
+mod certs;
 mod check;
 mod cluster;
 mod demo;
@@ -138,6 +139,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Explain(args) => explain::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Webhook(args) => webhook::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::Demo(args) => demo::run(&args),

@@ -7,7 +7,7 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cli::{AnnounceArgs, ProxyArgs};
+use crate::cli::{AnnounceArgs, ProxyArgs, TlsArgs};
 use crate::cluster::announce::Announcer;
 use crate::cluster::client::{Target, connect};
 use crate::commands::{Failure, Outcome};
@@ -15,11 +15,11 @@ use crate::core::breaker::Policy;
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::news::Standing;
 use crate::core::route::TlsMode;
-use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, TlsFiles};
+use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, SidecarError, TlsFiles};
 use crate::netfilter::guard::Guard;
 use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
-use crate::tls::Reloader;
+use crate::tls::{Reloader, Terms};
 
 /// Until the API server is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -32,7 +32,8 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
     let announcement = announcement(&args.announce);
     let config = configure(args).map_err(Failure::usage)?;
-    let reloader = config.tls.clone().map(|files| Reloader::start(files, config.allow.clone(), config.tls_min_version));
+    let terms = Terms { allow: config.allow.clone(), min_version: config.tls_min_version, overlap: config.ca_overlap };
+    let reloader = config.tls.clone().map(|files| Reloader::start(files, terms));
     let reloader = reloader.transpose().map_err(Failure::usage)?;
     let guard = guard(&config, repair)?;
     raise_descriptor_limit();
@@ -125,19 +126,24 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// The files that the options name.
+pub(super) fn tls_files(args: &TlsArgs) -> Result<TlsFiles, SidecarError> {
+    let TlsArgs { tls_dir, tls_cert, tls_key, tls_ca, tls_federated, tls_crl } = args;
+    let files = TlsFiles::new(tls_dir.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), tls_ca.as_deref())?;
+    Ok(TlsFiles { federated: tls_federated.clone(), revoked: tls_crl.clone(), ..files })
+}
+
 pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
     let ProxyArgs { cluster, agent, mode, tls, .. } = args;
-    let files = || {
-        TlsFiles::new(tls.tls_dir.as_deref(), tls.tls_cert.as_deref(), tls.tls_key.as_deref(), tls.tls_ca.as_deref())
-    };
     let raw = RawSidecar {
         cluster: ClusterPorts::new(cluster.preset, &cluster.remoting_port, &cluster.management_port)?,
         agent: AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port },
         mode,
         permissive_until: args.permissive_until,
-        tls: if mode == TlsMode::Disabled { None } else { Some(files()?) },
+        tls: if mode == TlsMode::Disabled { None } else { Some(tls_files(&tls)?) },
         allow: args.allow,
         tls_min_version: args.tls_min_version,
+        ca_overlap: Duration::from_secs(args.ca_overlap),
         bind_addresses: args.bind_address,
         outbound_target: args.outbound_target,
         inbound_target: args.inbound_target,

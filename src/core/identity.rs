@@ -3,6 +3,7 @@
 //! Invariant: a [`SpiffeId`] and an [`Allow`] are valid once they exist; comparing them is comparing text.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Longest SPIFFE ID in bytes (SPIFFE-ID, section 2.3).
@@ -50,6 +51,17 @@ pub struct TrustDomain(String);
 impl fmt::Display for TrustDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TrustDomain {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        match split_spiffe(&format!("{SCHEME}{text}"))? {
+            (domain, "") => Ok(domain),
+            _ => Err(IdentityError::TrustDomain { text: text.to_owned(), domain: text.to_owned() }),
+        }
     }
 }
 
@@ -124,6 +136,8 @@ pub struct PeerIdentity {
     pub spiffe_ids: Vec<SpiffeId>,
     /// DNS SANs, in lower case.
     pub dns_names: Vec<String>,
+    /// IP SANs.
+    pub ip_addresses: Vec<IpAddr>,
     /// The subject, for the log; it authorizes nothing.
     pub subject: String,
 }

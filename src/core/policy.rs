@@ -90,6 +90,7 @@ mod tests {
             spiffe_ids: spiffe.iter().map(|id| id.parse().unwrap()).collect(),
             dns_names: dns.iter().map(|name| (*name).to_owned()).collect(),
             subject: "CN=x".to_owned(),
+            ..PeerIdentity::default()
         }
     }
 

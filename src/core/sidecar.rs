@@ -12,7 +12,7 @@ use crate::core::breaker;
 use crate::core::collector::CollectorUrl;
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::drift::Expectation;
-use crate::core::identity::{Allow, IdentityError};
+use crate::core::identity::{Allow, IdentityError, TrustDomain};
 use crate::core::ports::PortSet;
 use crate::core::route::{TlsMode, is_this_host};
 
@@ -68,6 +68,18 @@ pub enum TlsVersion {
     V13,
 }
 
+/// What kind of key a certificate gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum KeyAlgorithm {
+    /// NIST P-256: small and fast
+    #[default]
+    #[value(name = "ec-p256")]
+    EcP256,
+    /// RSA of 2048 bits: the only kind that Akka's RotatingKeysSSLEngineProvider reads
+    #[value(name = "rsa-2048")]
+    Rsa2048,
+}
+
 /// Where certificate chain, key and roots are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsFiles {
@@ -77,10 +89,17 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Roots, PEM.
     pub ca: PathBuf,
+    /// Roots for the SPIFFE IDs of other trust domains, PEM.
+    #[serde(serialize_with = "federated", skip_serializing_if = "Vec::is_empty")]
+    pub federated: Vec<(TrustDomain, PathBuf)>,
+    /// Certificate revocation lists, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// The files that the options name; a file's own option beats the directory.
+    /// The files that the options name; a file's own option beats the directory. Nothing is revoked, and no other trust
+    /// domain is trusted.
     ///
     /// # Errors
     /// If a file is named by neither.
@@ -95,12 +114,28 @@ impl TlsFiles {
                 .or_else(|| dir.map(|dir| dir.join(name)))
                 .ok_or(SidecarError::NoTlsFile { what, option })
         };
-        Ok(Self {
-            certificate: file(certificate, "tls.crt", "certificate", "--tls-cert")?,
-            key: file(key, "tls.key", "private key", "--tls-key")?,
-            ca: file(ca, "ca.crt", "CA", "--tls-ca")?,
-        })
+        Ok(Self::three(
+            file(certificate, "tls.crt", "certificate", "--tls-cert")?,
+            file(key, "tls.key", "private key", "--tls-key")?,
+            file(ca, "ca.crt", "CA", "--tls-ca")?,
+        ))
     }
+
+    /// The three that there always are.
+    #[must_use]
+    pub const fn three(certificate: PathBuf, key: PathBuf, ca: PathBuf) -> Self {
+        Self { certificate, key, ca, federated: Vec::new(), revoked: None }
+    }
+}
+
+/// What `--tls-federated` says: a trust domain and the file with its roots.
+///
+/// # Errors
+/// If it is not `TRUST_DOMAIN=FILE`.
+pub fn parse_federated(text: &str) -> Result<(TrustDomain, PathBuf), String> {
+    let (domain, file) = text.split_once('=').filter(|(_, file)| !file.is_empty()).ok_or("write TRUST_DOMAIN=FILE")?;
+    let domain = domain.parse().map_err(|error: IdentityError| error.to_string())?;
+    Ok((domain, file.into()))
 }
 
 /// The settings as they were given; what clap has parsed is typed already.
@@ -120,6 +155,8 @@ pub struct RawSidecar {
     pub allow: Vec<String>,
     /// `--tls-min-version`.
     pub tls_min_version: TlsVersion,
+    /// `--ca-overlap`.
+    pub ca_overlap: Duration,
     /// `--bind-address`.
     pub bind_addresses: Vec<IpAddr>,
     /// `--outbound-target`.
@@ -202,6 +239,9 @@ pub struct SidecarConfig {
     pub allow: Vec<Allow>,
     /// The oldest version of TLS that peers may speak.
     pub tls_min_version: TlsVersion,
+    /// How long roots that are replaced go on counting.
+    #[serde(serialize_with = "seconds", rename = "ca_overlap_seconds")]
+    pub ca_overlap: Duration,
     /// What the inbound and the admin listener bind; empty means every address.
     pub bind_addresses: Vec<IpAddr>,
     /// Instead of the original destination of outgoing connections.
@@ -241,6 +281,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             tls: raw.tls,
             allow: raw.allow.iter().map(|text| text.trim().parse()).collect::<Result<_, _>>()?,
             tls_min_version: raw.tls_min_version,
+            ca_overlap: raw.ca_overlap,
             bind_addresses: raw.bind_addresses,
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
@@ -292,6 +333,10 @@ fn texts<S: Serializer>(allow: &[Allow], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_seq(allow.iter().map(ToString::to_string))
 }
 
+fn federated<S: Serializer>(federated: &[(TrustDomain, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(federated.iter().map(|(domain, path)| (domain.to_string(), path)))
+}
+
 fn date<S: Serializer>(date: &Option<Date>, serializer: S) -> Result<S::Ok, S::Error> {
     match date {
         Some(date) => serializer.collect_str(date),
@@ -313,6 +358,7 @@ mod tests {
             tls: None,
             allow: Vec::new(),
             tls_min_version: TlsVersion::default(),
+            ca_overlap: Duration::ZERO,
             bind_addresses: Vec::new(),
             outbound_target: None,
             inbound_target: None,

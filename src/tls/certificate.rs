@@ -6,6 +6,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::core::identity::PeerIdentity;
 
@@ -28,6 +30,16 @@ pub struct CertificateFacts {
     pub subject_alt_names: Vec<String>,
     /// Whether it may sign certificates.
     pub is_ca: bool,
+    /// What kind of key it is of: `EC P-256`, `RSA 2048`.
+    pub key: String,
+    /// Extended key usages: `server`, `client`, or `other` if it is for neither; empty if it is for anything.
+    pub usages: Vec<&'static str>,
+    /// The serial number as it stands in the certificate.
+    #[serde(skip)]
+    pub raw_serial: Vec<u8>,
+    /// The public key as it stands in the certificate.
+    #[serde(skip)]
+    pub public_key: Vec<u8>,
     /// Who its holder is.
     #[serde(skip)]
     pub identity: PeerIdentity,
@@ -49,6 +61,14 @@ impl CertificateFacts {
                 read_name(name, &mut identity, &mut subject_alt_names);
             }
         }
+        let usage = parsed.extended_key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
+        let usages = usage.filter(|usage| !usage.any).map_or_else(Vec::new, |usage| {
+            let other = !usage.server_auth && !usage.client_auth;
+            [("server", usage.server_auth), ("client", usage.client_auth), ("other", other)]
+                .into_iter()
+                .filter_map(|(name, may)| may.then_some(name))
+                .collect()
+        });
         Ok(Self {
             subject,
             issuer: parsed.issuer().to_string(),
@@ -57,8 +77,22 @@ impl CertificateFacts {
             not_after: validity.not_after.to_datetime(),
             subject_alt_names,
             is_ca: parsed.is_ca(),
+            key: key_text(parsed.public_key()),
+            usages,
+            raw_serial: parsed.raw_serial().to_vec(),
+            public_key: parsed.public_key().subject_public_key.data.to_vec(),
             identity,
         })
+    }
+}
+
+fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        Ok(PublicKey::EC(point)) => format!("EC P-{}", point.key_size()),
+        // RFC 8410, section 3.
+        _ if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => "Ed25519".to_owned(),
+        _ => format!("algorithm {}", key.algorithm.algorithm.to_id_string()),
     }
 }
 
@@ -77,6 +111,7 @@ fn read_name(name: &GeneralName<'_>, identity: &mut PeerIdentity, texts: &mut Ve
             let address = <[u8; 4]>::try_from(*bytes)
                 .map(std::net::IpAddr::from)
                 .or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
+            identity.ip_addresses.extend(address);
             texts.extend(address.map(|address| format!("ip:{address}")));
         }
         _ => {}
@@ -91,4 +126,11 @@ pub fn timestamp(at: OffsetDateTime) -> String {
 
 fn rfc3339<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&timestamp(*at))
+}
+
+pub(super) fn maybe_rfc3339<S: Serializer>(at: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => rfc3339(at, serializer),
+        None => serializer.serialize_none(),
+    }
 }

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
+use rustls::server::VerifierBuilderError;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use serde::Serialize;
 use time::OffsetDateTime;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
 use zeroize::Zeroize as _;
 
 use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
-use crate::tls::certificate::{CertificateFacts, timestamp};
-use crate::tls::files::{self, FileSet};
-use crate::tls::verify::PeerVerifier;
+use crate::tls::certificate::{CertificateFacts, maybe_rfc3339, timestamp};
+use crate::tls::files::{self, Material, REVOKED};
+use crate::tls::verify::{PeerVerifier, Trust};
 
 /// What is wrong with credentials.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +47,7 @@ pub enum CredentialError {
         source: std::io::Error,
     },
     /// Binary where text is expected.
-    #[error("{what} {} is DER, not PEM; `openssl x509 -inform der` or `openssl pkey -inform der` converts it", path.display())]
+    #[error("{what} {} is DER, not PEM; `openssl x509`, `pkey` or `crl` with `-inform der` converts it", path.display())]
     Der {
         /// Which of the three.
         what: &'static str,
@@ -121,8 +125,11 @@ pub struct Credentials {
     pub roots: Vec<CertificateFacts>,
     /// Who may connect: `--allow`, or our own identity.
     pub allowed: Vec<Allow>,
+    /// What has been revoked.
+    pub revocations: Vec<RevocationFacts>,
     /// What is wrong with the files without making them unusable.
     pub warnings: Vec<String>,
+    verifier: Arc<PeerVerifier>,
 }
 
 impl Credentials {
@@ -135,7 +142,7 @@ impl Credentials {
     }
 
     pub(super) fn check(
-        set: &FileSet,
+        set: &Material,
         files: &TlsFiles,
         allow: &[Allow],
         min_version: TlsVersion,
@@ -151,7 +158,37 @@ impl Credentials {
         let key = read_key(&set.key, &files.key)?;
         let provider = Arc::new(provider());
         let certified = pair(chain.clone(), key, files)?;
-        let Roots { store, facts: roots, warnings } = read_roots(&set.ca, &files.ca, now)?;
+        let Roots { mut store, facts: mut roots, mut warnings } = read_roots(&set.ca, &files.ca, now)?;
+        for pem in &set.former {
+            let Ok(former) = read_roots(pem, &files.ca, now) else { continue };
+            store.roots.extend(former.store.roots);
+            roots.extend(former.facts);
+        }
+        let mut trust = Trust::in_own(store);
+        for (i, (domain, pem)) in set.federated.iter().enumerate() {
+            let path = files.federated.get(i).map_or(files.ca.as_path(), |(_, path)| path);
+            let others = read_roots(pem, path, now)?;
+            roots.extend(others.facts);
+            warnings.extend(others.warnings);
+            trust.others.push((domain.clone(), others.store));
+        }
+        let revocations = match files.revoked.as_deref() {
+            None => Vec::new(),
+            Some(path) => {
+                let (lists, facts) = read_revocations(&set.revoked, path)?;
+                let stale = facts.iter().filter(|list| list.next_update.is_some_and(|next| next < now));
+                warnings.extend(stale.map(|list| {
+                    format!(
+                        "{REVOKED} {}: the list of {} is out of date: it was to be replaced at {}",
+                        path.display(),
+                        list.issuer,
+                        list.next_update.map(timestamp).unwrap_or_default()
+                    )
+                }));
+                trust.revoked = lists;
+                facts
+            }
+        };
 
         let allowed = if allow.is_empty() { Allow::same_as(&leaf.identity) } else { allow.to_vec() };
         if allowed.is_empty() {
@@ -159,23 +196,42 @@ impl Credentials {
             let path = files.certificate.clone();
             return Err(CredentialError::NotUsable { what: "certificate", path, detail: detail.to_owned() });
         }
-        let verifier = PeerVerifier::new(Arc::new(store), Arc::clone(&provider), allowed.clone()).map_err(|error| {
-            CredentialError::NotUsable { what: "CA", path: files.ca.clone(), detail: error.to_string() }
+        let verifier = PeerVerifier::new(trust, Arc::clone(&provider), allowed.clone()).map_err(|error| {
+            let (what, path) = match (&error, &files.revoked) {
+                (VerifierBuilderError::InvalidCrl(_), Some(path)) => (REVOKED, path),
+                _ => ("CA", &files.ca),
+            };
+            CredentialError::NotUsable { what, path: path.clone(), detail: error.to_string() }
         })?;
-        let at =
-            UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.unix_timestamp().try_into().unwrap_or(0)));
-        verifier.verify_chain(&chain[0], &chain[1..], at).map_err(|source| CredentialError::Untrusted {
+        let verifier = Arc::new(verifier);
+        verifier.verify_chain(&chain, unix(now)).map_err(|source| CredentialError::Untrusted {
             certificate: files.certificate.clone(),
             issuer: leaf.issuer.clone(),
             ca: files.ca.clone(),
             source: Box::new(source),
         })?;
-        let (client, server) = configurations(&Arc::new(verifier), &Arc::new(certified), &provider, min_version)
-            .map_err(|error| {
+        let (client, server) =
+            configurations(&verifier, &Arc::new(certified), &provider, min_version).map_err(|error| {
                 let detail = format!("no TLS with it: {error}");
                 CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
             })?;
-        Ok(Self { client, server, chain: facts, leaf, roots, allowed, warnings })
+        Ok(Self { client, server, chain: facts, leaf, roots, allowed, revocations, warnings, verifier })
+    }
+
+    /// The certificates of a file, in its order; there is at least one.
+    ///
+    /// # Errors
+    /// If there is none, or it is no PEM.
+    pub fn chain_of(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+        read_chain(pem, path)
+    }
+
+    /// Whether a peer with this chain, its leaf first, may connect, or go on being connected.
+    ///
+    /// # Errors
+    /// Why not; [`denial`](crate::tls::denial) and [`distrust`](crate::tls::distrust) know the evidence.
+    pub fn admit(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), Error> {
+        self.verifier.admit(chain, unix(now))
     }
 
     /// Whether the leaf is valid at this time.
@@ -252,6 +308,44 @@ pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'
         CredentialError::NotUsable { what, path: path.to_owned(), detail: format!("malformed PEM: {error}") }
     })?;
     if chain.is_empty() { Err(no_pem(what, pem, path)) } else { Ok(chain) }
+}
+
+/// What a certificate revocation list says.
+#[derive(Clone, Debug, Serialize)]
+pub struct RevocationFacts {
+    /// Whose certificates are in it.
+    pub issuer: String,
+    /// How many.
+    pub revoked: usize,
+    /// When a newer list was to be there.
+    #[serde(serialize_with = "maybe_rfc3339")]
+    pub next_update: Option<OffsetDateTime>,
+}
+
+type Revocations = (Vec<CertificateRevocationListDer<'static>>, Vec<RevocationFacts>);
+
+/// Each list counts: who leaves one out trusts what it has revoked.
+fn read_revocations(pem: &[u8], path: &Path) -> Result<Revocations, CredentialError> {
+    let not_usable = |detail| CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail };
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let lists = lists.map_err(|error| not_usable(format!("malformed PEM: {error}")))?;
+    if lists.is_empty() {
+        return Err(no_pem(REVOKED, pem, path));
+    }
+    let facts = lists.iter().map(|list| {
+        let (_, parsed) = CertificateRevocationList::from_der(list).map_err(|error| not_usable(error.to_string()))?;
+        Ok(RevocationFacts {
+            issuer: parsed.issuer().to_string(),
+            revoked: parsed.iter_revoked_certificates().count(),
+            next_update: parsed.next_update().map(|at| at.to_datetime()),
+        })
+    });
+    let facts = facts.collect::<Result<_, CredentialError>>()?;
+    Ok((lists, facts))
+}
+
+fn unix(at: OffsetDateTime) -> UnixTime {
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unix_timestamp().try_into().unwrap_or(0)))
 }
 
 pub(super) fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {

@@ -1,6 +1,6 @@
 //! Credentials' files, read as one set.
 //!
-//! Invariant: the three files of a [`FileSet`] stood together on disk at one moment. Kubernetes changes a secret mount
+//! Invariant: the files of a [`Material`] stood together on disk at one moment. Kubernetes changes a secret mount
 //! by swapping one symlink (`..data`); whoever reads in between gets one file of the old set and one of the new.
 
 use std::fs::OpenOptions;
@@ -11,31 +11,42 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::core::identity::TrustDomain;
 use crate::core::sidecar::TlsFiles;
 use crate::tls::CredentialError;
 
 /// A secret that a writer changes as often as this is not readable at all.
 const ATTEMPTS: usize = 5;
+/// What a file of revocation lists is called in messages.
+pub(super) const REVOKED: &str = "revocation list";
 /// Far more than any bundle of roots: a mistaken path must not fill the memory.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
-/// The bytes of the three files; they are wiped when they go.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct FileSet {
+/// What credentials are made of, as PEM; the key is wiped when it goes.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Material {
     pub(super) certificate: Vec<u8>,
     pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) ca: Vec<u8>,
+    /// Roots of other trust domains.
+    pub(super) federated: Vec<(TrustDomain, Vec<u8>)>,
+    /// Revocation lists; empty without any.
+    pub(super) revoked: Vec<u8>,
+    /// Roots that were replaced and still count; what is wrong with them is nobody's business any more.
+    pub(super) former: Vec<Vec<u8>>,
 }
 
-impl FileSet {
+impl Material {
     /// Tells sets apart without keeping the key; the hasher's own keys are random, so nobody can aim at a collision.
     pub(super) fn fingerprint(&self, hasher: &RandomState) -> [u64; 2] {
-        [0_u8, 1].map(|salt| hasher.hash_one((salt, &self.certificate, &*self.key, &self.ca)))
+        [0_u8, 1].map(|salt| {
+            hasher.hash_one((salt, &self.certificate, &*self.key, &self.ca, &self.federated, &self.revoked))
+        })
     }
 }
 
 /// Reads the files until two readings in a row agree.
-pub(super) fn read(files: &TlsFiles) -> Result<FileSet, CredentialError> {
+pub(super) fn read(files: &TlsFiles) -> Result<Material, CredentialError> {
     let mut last = read_once(files)?;
     for _ in 0..ATTEMPTS {
         let again = read_once(files)?;
@@ -48,11 +59,18 @@ pub(super) fn read(files: &TlsFiles) -> Result<FileSet, CredentialError> {
     Err(CredentialError::Unreadable { what: "certificate", path: files.certificate.clone(), source })
 }
 
-fn read_once(files: &TlsFiles) -> Result<FileSet, CredentialError> {
-    Ok(FileSet {
+fn read_once(files: &TlsFiles) -> Result<Material, CredentialError> {
+    Ok(Material {
         certificate: read_file("certificate", &files.certificate)?,
         key: Zeroizing::new(read_file("private key", &files.key)?),
         ca: read_file("CA", &files.ca)?,
+        federated: files
+            .federated
+            .iter()
+            .map(|(domain, path)| Ok((domain.clone(), read_file("CA", path)?)))
+            .collect::<Result<_, CredentialError>>()?,
+        revoked: files.revoked.as_deref().map_or(Ok(Vec::new()), |path| read_file(REVOKED, path))?,
+        former: Vec::new(),
     })
 }
 

@@ -12,14 +12,19 @@ use time::OffsetDateTime;
 
 use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
-use crate::tls::files::FileSet;
+use crate::tls::files::Material;
 use crate::tls::issue::{DevelopmentCa, LeafRequest};
-use crate::tls::verify::PeerVerifier;
+use crate::tls::verify::{PeerVerifier, Trust};
 use crate::tls::{CertificateFacts, Credentials, denial, distrust};
 
 /// The files of a secret: certificate, key and roots.
 pub fn secret(certificate: &[u8], key: &[u8], ca: &[u8]) {
-    let set = FileSet { certificate: certificate.to_vec(), key: key.to_vec().into(), ca: ca.to_vec() };
+    let set = Material {
+        certificate: certificate.to_vec(),
+        key: key.to_vec().into(),
+        ca: ca.to_vec(),
+        ..Material::default()
+    };
     match Credentials::check(&set, &files(), &[], TlsVersion::default(), now()) {
         Ok(credentials) => assert!(!credentials.allowed.is_empty() && !credentials.roots.is_empty()),
         Err(error) => assert!(!error.to_string().is_empty()),
@@ -47,7 +52,7 @@ fn verifier() -> PeerVerifier {
     let ca = DevelopmentCa::new("fuzzing").expect("a CA");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).expect("PEM")).expect("a root");
-    PeerVerifier::new(Arc::new(roots), Arc::new(aws_lc_rs::default_provider()), vec![Allow::AnyOfCa])
+    PeerVerifier::new(Trust::in_own(roots), Arc::new(aws_lc_rs::default_provider()), vec![Allow::AnyOfCa])
         .expect("a verifier")
 }
 
@@ -68,10 +73,11 @@ pub fn handshake(bytes: &[u8]) {
 fn server() -> Arc<ServerConfig> {
     let ca = DevelopmentCa::new("fuzzing").expect("a CA");
     let leaf = ca.issue(&LeafRequest::for_service_account("cluster.local", "shop", "cart")).expect("a leaf");
-    let set = FileSet {
+    let set = Material {
         certificate: leaf.certificate_pem.into_bytes(),
         key: leaf.key_pem.into_bytes().into(),
         ca: ca.certificate_pem().as_bytes().to_vec(),
+        ..Material::default()
     };
     Credentials::check(&set, &files(), &[], TlsVersion::default(), OffsetDateTime::now_utc())
         .expect("credentials")
@@ -85,7 +91,7 @@ pub fn records(bytes: &[u8]) {
 }
 
 fn files() -> TlsFiles {
-    TlsFiles { certificate: "tls.crt".into(), key: "tls.key".into(), ca: "ca.crt".into() }
+    TlsFiles::three("tls.crt".into(), "tls.key".into(), "ca.crt".into())
 }
 
 /// A moment at which the certificates of the corpus are valid.

@@ -1,14 +1,18 @@
-//! A development certificate authority: made on the spot, kept in memory, for tests, the demo and first steps.
-//!
-//! Invariant: the authority's key never leaves this module, so nothing that it issued outlives the process's trust.
+//! A development certificate authority: for tests, the demo, first steps, and clusters that have none.
 
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, RsaKeySize, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, RsaKeySize, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+pub use crate::core::sidecar::KeyAlgorithm;
+use crate::tls::certificate::CertificateFacts;
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,9 @@ pub enum IssueError {
         #[source]
         source: rcgen::Error,
     },
+    /// A certificate that is no authority's, or not with this key.
+    #[error("not a certificate authority: {0}")]
+    NoAuthority(String),
     /// Making a key or a signature failed.
     #[error("cannot make a certificate for {common_name:?}")]
     Generate {
@@ -33,20 +40,23 @@ pub enum IssueError {
     },
 }
 
-/// What kind of key a certificate gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyAlgorithm {
-    /// NIST P-256: small and fast.
-    EcP256,
-    /// RSA of 2048 bits, the only kind that Akka's `RotatingKeysSSLEngineProvider` reads.
-    Rsa2048,
+fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, rcgen::Error> {
+    match algorithm {
+        KeyAlgorithm::EcP256 => KeyPair::generate(),
+        KeyAlgorithm::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
+    }
 }
 
 /// A self-signed authority with a key of its own.
-#[derive(Debug)]
 pub struct DevelopmentCa {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    issuer: Issuer<'static, KeyPair>,
     certificate_pem: String,
+}
+
+impl std::fmt::Debug for DevelopmentCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevelopmentCa").finish_non_exhaustive()
+    }
 }
 
 /// What a leaf certificate is to say.
@@ -67,12 +77,12 @@ pub struct LeafRequest {
 }
 
 /// A certificate and its key.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IssuedLeaf {
     /// The certificate, PEM.
     pub certificate_pem: String,
     /// The key, PKCS#8 PEM.
-    pub key_pem: String,
+    pub key_pem: Zeroizing<String>,
 }
 
 impl LeafRequest {
@@ -97,18 +107,79 @@ impl DevelopmentCa {
     /// # Errors
     /// If the name cannot stand in a certificate.
     pub fn new(common_name: &str) -> Result<Self, IssueError> {
+        Self::lasting(common_name, OffsetDateTime::now_utc() + Duration::days(365), KeyAlgorithm::EcP256)
+    }
+
+    /// Makes an authority with a key of this kind, valid from a day ago.
+    ///
+    /// # Errors
+    /// If the name cannot stand in a certificate.
+    pub fn lasting(common_name: &str, not_after: OffsetDateTime, algorithm: KeyAlgorithm) -> Result<Self, IssueError> {
         let failed = |source| IssueError::Generate { common_name: common_name.to_owned(), source };
-        let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = now - Duration::DAY;
-        params.not_after = now + Duration::days(365);
-        let key = KeyPair::generate().map_err(failed)?;
-        let issuer = CertifiedIssuer::self_signed(params, key).map_err(failed)?;
-        let certificate_pem = issuer.pem();
-        Ok(Self { issuer, certificate_pem })
+        params.not_before = OffsetDateTime::now_utc() - Duration::DAY;
+        params.not_after = not_after;
+        let key = generate(algorithm).map_err(failed)?;
+        let certificate_pem = params.self_signed(&key).map_err(failed)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), certificate_pem })
+    }
+
+    /// An authority that was made earlier.
+    ///
+    /// # Errors
+    /// If the certificate is no authority's, or belongs to another key.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, IssueError> {
+        let no_authority = |detail: String| IssueError::NoAuthority(detail);
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes());
+        let der = der.map_err(|error| no_authority(format!("its certificate is no PEM: {error}")))?;
+        let facts = CertificateFacts::of(&der).map_err(no_authority)?;
+        if !facts.is_ca {
+            return Err(no_authority(format!("the certificate of {} may not sign others", facts.subject)));
+        }
+        let now = OffsetDateTime::now_utc();
+        if !(facts.not_before..=facts.not_after).contains(&now) {
+            return Err(no_authority(format!("the certificate of {} is not valid now", facts.subject)));
+        }
+        let key = KeyPair::from_pem(key).map_err(|error| no_authority(format!("its key cannot be read: {error}")))?;
+        if facts.public_key != key.public_key_raw() {
+            return Err(no_authority(format!("the key does not belong to the certificate of {}", facts.subject)));
+        }
+        let issuer = Issuer::from_ca_cert_pem(certificate, key);
+        let issuer = issuer.map_err(|error| no_authority(format!("its certificate cannot be used: {error}")))?;
+        Ok(Self { issuer, certificate_pem: certificate.to_owned() })
+    }
+
+    /// The authority's key, PKCS#8 PEM: whoever has it is the authority.
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.issuer.key().serialize_pem())
+    }
+
+    /// A list of what is revoked, PEM, to be replaced after `days`.
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub fn revoke(&self, certificates: &[CertificateFacts], days: u32) -> Result<String, IssueError> {
+        let now = OffsetDateTime::now_utc();
+        let revoked = certificates.iter().map(|certificate| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&certificate.raw_serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + Duration::days(days.into()),
+            crl_number: SerialNumber::from(u64::try_from(now.unix_timestamp()).unwrap_or(0)),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let failed = |source| IssueError::Generate { common_name: "revocation list".to_owned(), source };
+        params.signed_by(&self.issuer).and_then(|list| list.pem()).map_err(failed)
     }
 
     /// The authority's own certificate: what peers take as their root.
@@ -131,11 +202,7 @@ impl DevelopmentCa {
     /// If a name cannot stand in a certificate.
     pub fn issue_with_key(&self, request: &LeafRequest, algorithm: KeyAlgorithm) -> Result<IssuedLeaf, IssueError> {
         let failed = |source| IssueError::Generate { common_name: request.common_name.clone(), source };
-        let key = match algorithm {
-            KeyAlgorithm::EcP256 => KeyPair::generate(),
-            KeyAlgorithm::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),
-        }
-        .map_err(failed)?;
+        let key = generate(algorithm).map_err(failed)?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, request.common_name.as_str());
         params.subject_alt_names = subject_alt_names(request)?;
@@ -146,7 +213,7 @@ impl DevelopmentCa {
         params.not_before = request.not_before;
         params.not_after = request.not_after;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(IssuedLeaf { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        Ok(IssuedLeaf { certificate_pem: certificate.pem(), key_pem: Zeroizing::new(key.serialize_pem()) })
     }
 }
 

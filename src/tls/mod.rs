@@ -1,4 +1,4 @@
-//! Credentials from files, verification of peers, and a development CA.
+//! Credentials and where they come from, verification of peers, TLS's records, and a development CA.
 //!
 //! Invariant: a handshake that succeeds has passed [`crate::core::policy::authorize`].
 
@@ -9,6 +9,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod inspect;
 pub mod issue;
 mod record;
 mod reload;
@@ -19,9 +20,9 @@ mod vouched;
 
 pub use buffer::Buffer;
 pub use certificate::{CertificateFacts, timestamp};
-pub use credentials::{CredentialError, Credentials};
+pub use credentials::{CredentialError, Credentials, RevocationFacts};
 pub use files::read_regular;
-pub use reload::{ReloadState, Reloader};
+pub use reload::{ReloadState, Reloader, Terms};
 pub use serving::{Serving, living_roots};
 pub use session::{Opened, Session};
 pub use verify::{Untrusted, denial, distrust};

@@ -10,16 +10,18 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::files;
+use crate::tls::files::{self, Material};
 
 /// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
 /// files a second costs nothing.
 const PERIOD: Duration = Duration::from_secs(1);
+const MOST_FORMER: usize = 8;
 
 /// How the reloads went.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -34,15 +36,28 @@ pub struct ReloadState {
     pub loaded_at: Option<String>,
 }
 
+/// What credentials have to serve for.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Who may connect; empty for whoever has our own identity.
+    pub allow: Vec<Allow>,
+    /// The oldest version of TLS that peers may speak.
+    pub min_version: TlsVersion,
+    /// How long roots that are replaced go on counting.
+    pub overlap: Duration,
+}
+
 /// Credentials that follow their files.
 pub struct Reloader {
     files: TlsFiles,
-    allow: Vec<Allow>,
-    min_version: TlsVersion,
-    in_use: [u64; 2],
+    terms: Terms,
+    /// What is on disk, as far as it was usable.
+    latest: [u64; 2],
     hasher: RandomState,
-    /// When the first of the roots in use ends: then they are looked at again, for a root that has ended vouches for nobody.
-    roots_end: Option<OffsetDateTime>,
+    past: Past,
+    /// When what is in use has to be looked at again though the files are the same: a root that has ended vouches for
+    /// nobody.
+    look_again: Option<OffsetDateTime>,
     current: watch::Sender<Arc<Credentials>>,
     state: Arc<Mutex<ReloadState>>,
 }
@@ -52,16 +67,17 @@ impl Reloader {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn start(files: TlsFiles, allow: Vec<Allow>, min_version: TlsVersion) -> Result<Self, CredentialError> {
+    pub fn start(files: TlsFiles, terms: Terms) -> Result<Self, CredentialError> {
         let set = files::read(&files)?;
         let now = OffsetDateTime::now_utc();
-        let credentials = Arc::new(Credentials::check(&set, &files, &allow, min_version, now)?);
+        let credentials = Arc::new(Credentials::check(&set, &files, &terms.allow, terms.min_version, now)?);
         let state = ReloadState { loaded_at: Some(timestamp(now)), ..ReloadState::default() };
         log_taken(&credentials, "credentials loaded");
-        let (hasher, roots_end) = (RandomState::new(), first_end(&credentials));
-        let in_use = set.fingerprint(&hasher);
+        let hasher = RandomState::new();
+        let (latest, look_again) = (set.fingerprint(&hasher), first_end(&credentials));
+        let past = Past::new(terms.overlap, set);
         let (current, state) = (watch::Sender::new(credentials), Arc::new(Mutex::new(state)));
-        Ok(Self { files, allow, min_version, in_use, hasher, roots_end, current, state })
+        Ok(Self { files, terms, latest, hasher, past, look_again, current, state })
     }
 
     /// Sees every change.
@@ -101,11 +117,30 @@ impl Reloader {
         let now = OffsetDateTime::now_utc();
         let checked = files::read(&self.files).and_then(|set| {
             let fingerprint = set.fingerprint(&self.hasher);
-            if self.in_use == fingerprint && self.roots_end.is_none_or(|end| now <= end) {
+            if self.latest == fingerprint && self.look_again.is_none_or(|at| now <= at) {
                 return Ok(None);
             }
-            Credentials::check(&set, &self.files, &self.allow, self.min_version, now)
-                .map(|credentials| Some((fingerprint, credentials)))
+            let Terms { allow, min_version, .. } = &self.terms;
+            let check = |set: &Material| Credentials::check(set, &self.files, allow, *min_version, now);
+            let mut past = self.past.clone();
+            past.turn(set, now);
+            // What is not shown yet has to be good already.
+            let latest = check(&past.material(None))?;
+            let shown = past.pair.as_ref().map(|pair| check(&past.material(Some(pair))));
+            let credentials = match shown {
+                Some(Ok(earlier)) => {
+                    tracing::info!(
+                        until = timestamp(earlier.leaf.not_after.min(now + self.terms.overlap / 2)),
+                        "the former certificate is still shown: peers may not trust the new one's issuer yet"
+                    );
+                    earlier
+                }
+                Some(Err(_)) | None => {
+                    past.pair = None;
+                    latest
+                }
+            };
+            Ok(Some((fingerprint, past, credentials)))
         });
         let Ok(mut state) = self.state.lock() else { return };
         match checked {
@@ -114,13 +149,15 @@ impl Reloader {
                     tracing::info!("the credentials on disk are again the ones in use");
                 }
             }
-            Ok(Some((fingerprint, credentials))) => {
+            Ok(Some((fingerprint, past, credentials))) => {
                 state.succeeded += 1;
                 state.fault = None;
                 state.loaded_at = Some(timestamp(now));
                 log_taken(&credentials, "credentials reloaded; new connections use them, old ones live on");
-                self.in_use = fingerprint;
-                self.roots_end = first_end(&credentials);
+                self.latest = fingerprint;
+                let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
+                self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
+                self.past = past;
                 self.current.send_replace(Arc::new(credentials));
             }
             Err(fault) => {
@@ -132,6 +169,61 @@ impl Reloader {
                 }
             }
         }
+    }
+}
+
+/// What was replaced and still counts, beside what has taken its place. Empty without an overlap: then nothing is kept.
+#[derive(Clone)]
+struct Past {
+    overlap: Duration,
+    latest: Material,
+    roots: Vec<(Vec<u8>, OffsetDateTime)>,
+    /// The pair that is still shown: peers may not know yet who has signed the new one.
+    pair: Option<Pair>,
+}
+
+#[derive(Clone)]
+struct Pair {
+    certificate: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+    until: OffsetDateTime,
+}
+
+impl Past {
+    fn new(overlap: Duration, latest: Material) -> Self {
+        Self { overlap, latest, roots: Vec::new(), pair: None }
+    }
+
+    /// Takes what is new.
+    fn turn(&mut self, set: Material, now: OffsetDateTime) {
+        self.roots.retain(|(_, until)| now < *until);
+        self.pair.take_if(|pair| now >= pair.until);
+        let latest = std::mem::replace(&mut self.latest, set);
+        if latest.ca == self.latest.ca || self.overlap.is_zero() {
+            return;
+        }
+        if latest.certificate != self.latest.certificate && self.pair.is_none() {
+            let Material { certificate, key, .. } = latest;
+            self.pair = Some(Pair { certificate, key, until: now + self.overlap / 2 });
+        }
+        self.roots.push((latest.ca, now + self.overlap));
+        // Whoever changes them so often has to do without the oldest.
+        if self.roots.len() > MOST_FORMER {
+            self.roots.remove(0);
+        }
+    }
+
+    fn material(&self, pair: Option<&Pair>) -> Material {
+        let mut material = self.latest.clone();
+        material.former = self.roots.iter().map(|(roots, _)| roots.clone()).collect();
+        if let Some(Pair { certificate, key, .. }) = pair {
+            (material.certificate, material.key) = (certificate.clone(), key.clone());
+        }
+        material
+    }
+
+    fn first_end(&self) -> Option<OffsetDateTime> {
+        self.roots.iter().map(|(_, until)| *until).chain(self.pair.as_ref().map(|pair| pair.until)).min()
     }
 }
 
@@ -151,3 +243,6 @@ fn log_taken(credentials: &Credentials, message: &str) {
         "{message}"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,21 +2,22 @@
 //! handshake, so that a peer that may not connect gets an alert and never a byte of the app's.
 //!
 //! Invariant: host names are not compared. Cluster peers are dialled by pod address; who they are is what the policy
-//! says, for clients and servers alike.
+//! says, for clients and servers alike. Roots of another trust domain vouch for that domain's SPIFFE IDs and for nobody
+//! else (SPIFFE Federation, section 5).
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 
-use crate::core::identity::Allow;
+use crate::core::identity::{Allow, PeerIdentity, TrustDomain};
 use crate::core::policy::{Denied, authorize};
 use crate::tls::certificate::CertificateFacts;
 use crate::tls::vouched::{self, Vouched};
@@ -34,43 +35,108 @@ pub struct Untrusted {
     pub source: Error,
 }
 
+/// Whom to trust.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// For our own trust domain, and for certificates without a SPIFFE ID.
+    pub(super) own: RootCertStore,
+    /// For the SPIFFE IDs of other trust domains.
+    pub(super) others: Vec<(TrustDomain, RootCertStore)>,
+    /// What the authorities have revoked.
+    pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+impl Trust {
+    /// These roots, and nobody else.
+    pub(super) const fn in_own(own: RootCertStore) -> Self {
+        Self { own, others: Vec::new(), revoked: Vec::new() }
+    }
+}
+
+/// Roots, with what has been revoked under them. An authority without a list has revoked nothing.
+#[derive(Debug)]
+struct Anchors {
+    as_server: Arc<WebPkiServerVerifier>,
+    as_client: Arc<dyn ClientCertVerifier>,
+}
+
+impl Anchors {
+    fn new(
+        roots: RootCertStore,
+        revoked: &[CertificateRevocationListDer<'static>],
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let roots = Arc::new(roots);
+        let server = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+        let client = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+        Ok(Self {
+            as_server: server.with_crls(revoked.iter().cloned()).allow_unknown_revocation_status().build()?,
+            as_client: client.with_crls(revoked.iter().cloned()).allow_unknown_revocation_status().build()?,
+        })
+    }
+
+    /// Whether the chain leads to a root. Cluster peers are clients and servers at once, and keystores made for one
+    /// role are common, so a leaf for either extended key usage will do.
+    fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        // Nobody's name: names are compared last, once the chain is good.
+        let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])));
+        match self.as_server.verify_server_cert(leaf, rest, &nobody, &[], now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(()),
+            Err(Error::InvalidCertificate(
+                CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+            )) => self.as_client.verify_client_cert(leaf, rest, now).map(|_| ()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
 /// Verifies clients and servers alike.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
-    roots: Arc<RootCertStore>,
-    as_client: Arc<dyn ClientCertVerifier>,
+    own: Anchors,
+    others: Vec<(TrustDomain, Anchors)>,
     provider: Arc<CryptoProvider>,
     allowed: Vec<Allow>,
+    /// Those of `allowed` that are about names: `ca` means our own authorities.
+    allowed_by_name: Vec<Allow>,
     pub(super) vouched: Vouched,
 }
 
 impl PeerVerifier {
     pub(super) fn new(
-        roots: Arc<RootCertStore>,
+        trust: Trust,
         provider: Arc<CryptoProvider>,
         allowed: Vec<Allow>,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let as_client =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
-        Ok(Self { roots, as_client, provider, allowed, vouched: Vouched::default() })
+    ) -> Result<Self, VerifierBuilderError> {
+        let anchors = |roots| Anchors::new(roots, &trust.revoked, &provider);
+        let others = trust.others.into_iter().map(|(domain, roots)| Ok((domain, anchors(roots)?)));
+        let (others, own) = (others.collect::<Result<_, VerifierBuilderError>>()?, anchors(trust.own)?);
+        let allowed_by_name = allowed.iter().filter(|rule| **rule != Allow::AnyOfCa).cloned().collect();
+        Ok(Self { own, others, provider, allowed, allowed_by_name, vouched: Vouched::default() })
     }
 
-    /// Whether the chain leads to a root. Cluster peers are clients and servers at once, and keystores made for one
-    /// role are common, so a leaf for either extended key usage will do.
-    pub(super) fn verify_chain(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms) {
-            Err(Error::InvalidCertificate(
-                CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
-            )) => self.as_client.verify_client_cert(leaf, intermediates, now).map(|_| ()),
-            other => other,
-        }
+    /// Who vouches for a peer of this identity, and which rules it may be let in by.
+    fn for_whom(&self, identity: &PeerIdentity) -> (&Anchors, &[Allow]) {
+        let domain = match identity.spiffe_ids.as_slice() {
+            [id] => self.others.iter().find(|(domain, _)| domain == id.trust_domain()),
+            _ => None,
+        };
+        domain.map_or((&self.own, &self.allowed), |(_, anchors)| (anchors, &self.allowed_by_name))
+    }
+
+    /// Whether a chain, its leaf first, may serve a peer or ourselves, whatever the rules say of its identity.
+    pub(super) fn verify_chain(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let identity = CertificateFacts::of(leaf).map(|facts| facts.identity).unwrap_or_default();
+        self.for_whom(&identity).0.verify(leaf, rest, now)
+    }
+
+    /// Whether a peer with this chain, its leaf first, may connect now.
+    pub(super) fn admit(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        self.verify(leaf, rest, now)
     }
 
     fn verify(
@@ -81,14 +147,16 @@ impl PeerVerifier {
     ) -> Result<(), Error> {
         let key = vouched::key(leaf, intermediates);
         if let Some(facts) = self.vouched.recall(&key, now) {
-            return authorize(&facts.identity, &self.allowed).map(|_| ()).map_err(evidence);
+            let (_, allowed) = self.for_whom(&facts.identity);
+            return authorize(&facts.identity, allowed).map(|_| ()).map_err(evidence);
         }
         let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if let Err(source) = self.verify_chain(leaf, intermediates, now) {
+        let (anchors, allowed) = self.for_whom(&facts.identity);
+        if let Err(source) = anchors.verify(leaf, intermediates, now) {
             let claimed = facts.identity.to_string();
             return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
         }
-        authorize(&facts.identity, &self.allowed).map_err(evidence)?;
+        authorize(&facts.identity, allowed).map_err(evidence)?;
         // Only now: who may not connect cannot crowd out those who may.
         self.vouched.remember(key, Arc::new(facts), intermediates);
         Ok(())
@@ -157,7 +225,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.as_client.root_hint_subjects()
+        self.own.as_client.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -175,7 +243,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(&*self.as_client, message, cert, dss)
+        ClientCertVerifier::verify_tls12_signature(&*self.own.as_client, message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -184,10 +252,10 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(&*self.as_client, message, cert, dss)
+        ClientCertVerifier::verify_tls13_signature(&*self.own.as_client, message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.as_client.supported_verify_schemes()
+        self.own.as_client.supported_verify_schemes()
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::core::identity::Allow;
     use crate::tls::issue::{DevelopmentCa, LeafRequest};
-    use crate::tls::verify::{PeerVerifier, denial, distrust};
+    use crate::tls::verify::{PeerVerifier, Trust, denial, distrust};
 
     fn der(pem: &str) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
@@ -94,7 +94,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(der(ca.certificate_pem())).unwrap();
         let allowed = vec!["spiffe://cluster.local/ns/shop/sa/cart".parse::<Allow>().unwrap()];
-        PeerVerifier::new(Arc::new(roots), Arc::new(aws_lc_rs::default_provider()), allowed).unwrap()
+        PeerVerifier::new(Trust::in_own(roots), Arc::new(aws_lc_rs::default_provider()), allowed).unwrap()
     }
 
     fn at(facts: &CertificateFacts, seconds: i64) -> UnixTime {

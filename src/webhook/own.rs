@@ -154,7 +154,7 @@ impl Own {
 
     fn places(&self) -> TlsFiles {
         let place = |key: &str| PathBuf::from(format!("{key} of secret {}/{}", self.namespace, self.secret));
-        TlsFiles { certificate: place(CERTIFICATE), key: place(KEY), ca: place(ROOTS) }
+        TlsFiles::three(place(CERTIFICATE), place(KEY), place(ROOTS))
     }
 
     fn names(&self) -> [String; 2] {
@@ -205,7 +205,7 @@ impl Own {
         // Only the last one can still be served by another replica.
         let old = old.into_iter().max_by_key(|(_, root)| root.not_before);
         let roots = ca.certificate_pem().to_owned() + &String::from_utf8_lossy(&pem(old.map(|(der, _)| der)));
-        let data = [(CERTIFICATE, leaf.certificate_pem), (KEY, leaf.key_pem), (ROOTS, roots)];
+        let data = [(CERTIFICATE, leaf.certificate_pem), (KEY, leaf.key_pem.to_string()), (ROOTS, roots)];
         let mut all = before.clone();
         all.extend(data.map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))));
         Ok(all)

@@ -86,7 +86,7 @@ pub(super) struct Files {
 }
 
 pub(super) fn places(dir: &std::path::Path) -> TlsFiles {
-    TlsFiles { certificate: dir.join("tls.crt"), key: dir.join("tls.key"), ca: dir.join("ca.crt") }
+    TlsFiles::three(dir.join("tls.crt"), dir.join("tls.key"), dir.join("ca.crt"))
 }
 
 /// Reads and checks the pair of a directory.

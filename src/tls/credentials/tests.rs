@@ -1,16 +1,10 @@
-use std::path::PathBuf;
-
 use time::{Duration, OffsetDateTime};
 
 use super::*;
 use crate::tls::issue::{DevelopmentCa, IssuedLeaf, KeyAlgorithm, LeafRequest};
 
 fn files() -> TlsFiles {
-    TlsFiles {
-        certificate: PathBuf::from("/d/tls.crt"),
-        key: PathBuf::from("/d/tls.key"),
-        ca: PathBuf::from("/d/ca.crt"),
-    }
+    TlsFiles::three("/d/tls.crt".into(), "/d/tls.key".into(), "/d/ca.crt".into())
 }
 
 fn request() -> LeafRequest {
@@ -18,7 +12,12 @@ fn request() -> LeafRequest {
 }
 
 fn check(certificate: &[u8], key: &[u8], ca: &[u8]) -> Result<Credentials, CredentialError> {
-    let set = FileSet { certificate: certificate.to_vec(), key: key.to_vec().into(), ca: ca.to_vec() };
+    let set = Material {
+        certificate: certificate.to_vec(),
+        key: key.to_vec().into(),
+        ca: ca.to_vec(),
+        ..Material::default()
+    };
     Credentials::check(&set, &files(), &[], TlsVersion::default(), OffsetDateTime::now_utc())
 }
 
@@ -86,4 +85,126 @@ fn a_broken_root_is_named_and_the_others_serve() {
     assert_eq!(credentials.roots.len(), 1);
     assert!(credentials.warnings[0].contains("root number 1 is left out"), "{:?}", credentials.warnings);
     assert!(fault(check_leaf(&leaf, &broken)).contains("CA /d/ca.crt"));
+}
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// What this leaf's holder has to live with beside other people's certificates.
+fn material(leaf: &IssuedLeaf, ca: &DevelopmentCa) -> Material {
+    Material {
+        certificate: leaf.certificate_pem.clone().into_bytes(),
+        key: leaf.key_pem.as_bytes().to_vec().into(),
+        ca: ca.certificate_pem().as_bytes().to_vec(),
+        ..Material::default()
+    }
+}
+
+fn check_all(set: &Material, files: &TlsFiles, allow: &[&str]) -> Result<Credentials, CredentialError> {
+    let allow: Vec<Allow> = allow.iter().map(|text| text.parse().unwrap()).collect();
+    Credentials::check(set, files, &allow, TlsVersion::default(), OffsetDateTime::now_utc())
+}
+
+fn why(credentials: &Credentials, leaf: &IssuedLeaf) -> String {
+    let refused = credentials.admit(&[der(&leaf.certificate_pem)], OffsetDateTime::now_utc()).expect_err("let in");
+    let distrust = crate::tls::distrust(&refused).map(ToString::to_string);
+    distrust.or(crate::tls::denial(&refused).map(ToString::to_string)).unwrap_or_else(|| refused.to_string())
+}
+
+#[test]
+fn who_is_revoked_is_refused_and_nobody_else() {
+    let (ca, other) = (DevelopmentCa::new("a").unwrap(), DevelopmentCa::new("b").unwrap());
+    let [own, thief, friend] = [(); 3].map(|()| ca.issue(&request()).unwrap());
+    let list = |ca: &DevelopmentCa, revoked: &[&IssuedLeaf]| {
+        let facts = revoked.iter().map(|leaf| CertificateFacts::of(&der(&leaf.certificate_pem)).unwrap());
+        ca.revoke(&facts.collect::<Vec<_>>(), 1).unwrap()
+    };
+    let files = TlsFiles { revoked: Some("/d/crl.pem".into()), ..files() };
+    let with = |revoked: String| Material { revoked: revoked.into_bytes(), ..material(&own, &ca) };
+
+    let credentials = check_all(&with(list(&ca, &[&thief])), &files, &[]).unwrap();
+    assert_eq!((credentials.revocations.len(), credentials.revocations[0].revoked), (1, 1));
+    for _ in 0..2 {
+        credentials.admit(&[der(&friend.certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+        assert!(why(&credentials, &thief).contains("Revoked"), "{}", why(&credentials, &thief));
+    }
+    // A list of somebody else's says nothing of ours, whatever numbers stand in it.
+    let foreign = check_all(&with(list(&other, &[&thief])), &files, &[]).unwrap();
+    foreign.admit(&[der(&thief.certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+    let both = check_all(&with(list(&other, &[]) + &list(&ca, &[&thief])), &files, &[]).unwrap();
+    assert!(why(&both, &thief).contains("Revoked"));
+    // Ourselves.
+    assert!(fault(check_all(&with(list(&ca, &[&own])), &files, &[])).contains("Revoked"));
+    for (broken, part) in [
+        (String::new(), "revocation list /d/crl.pem: it is empty"),
+        (ca.certificate_pem().to_owned(), "no PEM block with a revocation list"),
+        (list(&ca, &[]).replace("\nM", "\n!"), "malformed PEM"),
+    ] {
+        let fault = fault(check_all(&with(broken), &files, &[]));
+        assert!(fault.contains("revocation list /d/crl.pem") && fault.contains(part), "{fault}");
+    }
+}
+
+#[test]
+fn a_list_that_is_out_of_date_counts_and_is_named() {
+    let ca = DevelopmentCa::new("a").unwrap();
+    let own = ca.issue(&request()).unwrap();
+    let set = Material { revoked: ca.revoke(&[], 1).unwrap().into_bytes(), ..material(&own, &ca) };
+    let files = TlsFiles { revoked: Some("/d/crl.pem".into()), ..files() };
+    let later = OffsetDateTime::now_utc() + Duration::hours(36);
+    let leaf = LeafRequest { not_after: later + Duration::DAY, ..request() };
+    let set = Material { certificate: Vec::new(), ..set };
+    let leaf = ca.issue(&leaf).unwrap();
+    let set = Material {
+        certificate: leaf.certificate_pem.into_bytes(),
+        key: leaf.key_pem.as_bytes().to_vec().into(),
+        ..set
+    };
+    let credentials = Credentials::check(&set, &files, &[], TlsVersion::default(), later).unwrap();
+    assert!(
+        credentials.warnings[0].contains("/d/crl.pem: the list of CN=a is out of date"),
+        "{:?}",
+        credentials.warnings
+    );
+}
+
+#[test]
+fn roots_of_another_trust_domain_vouch_for_it_alone() {
+    let (ours, theirs) = (DevelopmentCa::new("ours").unwrap(), DevelopmentCa::new("theirs").unwrap());
+    let of =
+        |ca: &DevelopmentCa, domain: &str| ca.issue(&LeafRequest::for_service_account(domain, "shop", "cart")).unwrap();
+    let own = of(&ours, "east");
+    let federated = vec![("west".parse().unwrap(), theirs.certificate_pem().as_bytes().to_vec())];
+    let set = Material { federated, ..material(&own, &ours) };
+    let files = TlsFiles { federated: vec![("west".parse().unwrap(), "/d/west.pem".into())], ..files() };
+    let now = OffsetDateTime::now_utc();
+
+    let any = check_all(&set, &files, &["spiffe://east/*", "spiffe://west/*", "dns:cart.shop", "ca"]).unwrap();
+    any.admit(&[der(&of(&theirs, "west").certificate_pem)], now).unwrap();
+    any.admit(&[der(&of(&ours, "east").certificate_pem)], now).unwrap();
+    any.admit(&[der(&of(&ours, "north").certificate_pem)], now).unwrap();
+    // Neither authority speaks for the other's domain.
+    assert!(why(&any, &of(&theirs, "east")).contains("UnknownIssuer"));
+    assert!(why(&any, &of(&ours, "west")).contains("UnknownIssuer"));
+    // Without a SPIFFE ID nobody is of another domain.
+    let nameless = theirs.issue(&LeafRequest { spiffe_id: None, dns_names: vec!["cart.shop".to_owned()], ..request() });
+    assert!(why(&any, &nameless.unwrap()).contains("UnknownIssuer"));
+    // `ca` means our own.
+    let ca = check_all(&set, &files, &["ca"]).unwrap();
+    assert!(why(&ca, &of(&theirs, "west")).contains("not allowed"));
+    let broken = Material { federated: vec![("west".parse().unwrap(), b"nothing".to_vec())], ..set };
+    assert!(fault(check_all(&broken, &files, &[])).contains("/d/west.pem"));
+}
+
+#[test]
+fn a_leaf_without_names_or_for_one_role_leads_to_its_root_all_the_same() {
+    let ca = DevelopmentCa::new("a").unwrap();
+    let nameless = ca.issue(&LeafRequest { spiffe_id: None, ..request() }).unwrap();
+    let credentials = check_all(&material(&nameless, &ca), &files(), &["ca"]).unwrap();
+    credentials.admit(&[der(&nameless.certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+    let stranger = DevelopmentCa::new("a").unwrap().issue(&LeafRequest { spiffe_id: None, ..request() }).unwrap();
+    assert!(!why(&credentials, &stranger).is_empty());
+    let late = OffsetDateTime::now_utc() + Duration::days(2);
+    assert!(credentials.admit(&[der(&nameless.certificate_pem)], late).is_err(), "expired");
 }

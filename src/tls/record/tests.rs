@@ -13,7 +13,7 @@ use super::*;
 use crate::core::identity::Allow;
 use crate::tls::Session;
 use crate::tls::issue::{DevelopmentCa, LeafRequest};
-use crate::tls::verify::PeerVerifier;
+use crate::tls::verify::{PeerVerifier, Trust};
 
 mod hostile;
 
@@ -29,7 +29,7 @@ fn configs(suite: SupportedCipherSuite) -> (ClientConfig, ServerConfig) {
     let mut roots = RootCertStore::empty();
     roots.add(der(ca.certificate_pem())).unwrap();
     let provider = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..aws_lc_rs::default_provider() });
-    let verifier = PeerVerifier::new(Arc::new(roots), Arc::clone(&provider), vec![Allow::AnyOfCa]).unwrap();
+    let verifier = PeerVerifier::new(Trust::in_own(roots), Arc::clone(&provider), vec![Allow::AnyOfCa]).unwrap();
     let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
     let certified = CertifiedKey::from_der(vec![der(&leaf.certificate_pem)], key, &provider).unwrap();
     let (verifier, resolver) = (Arc::new(verifier), Arc::new(rustls::sign::SingleCertAndKey::from(certified)));

@@ -1,0 +1,91 @@
+use std::fs;
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use super::*;
+use crate::tls::issue::{DevelopmentCa, IssuedLeaf, LeafRequest};
+
+fn issue(ca: &DevelopmentCa) -> IssuedLeaf {
+    ca.issue(&LeafRequest::for_service_account("cluster.local", "shop", "cart")).unwrap()
+}
+
+fn write(dir: &Path, leaf: &IssuedLeaf, roots: &str) {
+    fs::write(dir.join("tls.crt"), &leaf.certificate_pem).unwrap();
+    fs::write(dir.join("tls.key"), leaf.key_pem.as_bytes()).unwrap();
+    fs::write(dir.join("ca.crt"), roots).unwrap();
+}
+
+fn start(dir: &Path, overlap: u64) -> Reloader {
+    let files = TlsFiles::new(Some(dir), None, None, None).unwrap();
+    Reloader::start(files, Terms { overlap: Duration::from_secs(overlap), ..Terms::default() }).unwrap()
+}
+
+fn admits(reloader: &Reloader, leaf: &IssuedLeaf) -> bool {
+    let der = CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap();
+    reloader.current.borrow().admit(&[der], OffsetDateTime::now_utc()).is_ok()
+}
+
+fn shows(reloader: &Reloader, leaf: &IssuedLeaf) -> bool {
+    let der = CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap();
+    reloader.current.borrow().leaf.raw_serial == crate::tls::CertificateFacts::of(&der).unwrap().raw_serial
+}
+
+#[test]
+fn without_an_overlap_new_roots_take_the_place_of_the_old_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (DevelopmentCa::new("old").unwrap(), DevelopmentCa::new("new").unwrap());
+    let (before, after) = (issue(&old), issue(&new));
+    write(dir.path(), &before, old.certificate_pem());
+    let mut reloader = start(dir.path(), 0);
+    write(dir.path(), &after, new.certificate_pem());
+    reloader.look();
+    assert!(admits(&reloader, &after) && !admits(&reloader, &before) && shows(&reloader, &after));
+}
+
+#[test]
+fn with_an_overlap_both_roots_count_and_the_old_leaf_is_shown_until_peers_have_had_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (DevelopmentCa::new("old").unwrap(), DevelopmentCa::new("new").unwrap());
+    let (before, after, renewed) = (issue(&old), issue(&new), issue(&new));
+    write(dir.path(), &before, old.certificate_pem());
+    let mut reloader = start(dir.path(), 600);
+    write(dir.path(), &after, new.certificate_pem());
+    reloader.look();
+    assert!(admits(&reloader, &after) && admits(&reloader, &before) && shows(&reloader, &before));
+    reloader.look();
+    assert_eq!(reloader.state.lock().unwrap().succeeded, 1, "nothing is new");
+    // A renewal in between does not begin the wait anew.
+    write(dir.path(), &renewed, new.certificate_pem());
+    reloader.look();
+    assert!(shows(&reloader, &before));
+
+    let half = OffsetDateTime::now_utc() - time::Duration::SECOND;
+    reloader.past.pair.as_mut().unwrap().until = half;
+    reloader.look_again = Some(half);
+    reloader.look();
+    assert!(shows(&reloader, &renewed) && admits(&reloader, &before));
+
+    reloader.past.roots[0].1 = half;
+    reloader.look_again = Some(half);
+    reloader.look();
+    assert!(admits(&reloader, &after) && !admits(&reloader, &before));
+    assert!(reloader.past.roots.is_empty());
+}
+
+#[test]
+fn a_new_leaf_of_the_same_roots_is_shown_at_once_and_a_bad_one_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, stranger) = (DevelopmentCa::new("a").unwrap(), DevelopmentCa::new("b").unwrap());
+    let (first, second) = (issue(&ca), issue(&ca));
+    write(dir.path(), &first, ca.certificate_pem());
+    let mut reloader = start(dir.path(), 600);
+    write(dir.path(), &second, ca.certificate_pem());
+    reloader.look();
+    assert!(shows(&reloader, &second));
+    write(dir.path(), &issue(&stranger), ca.certificate_pem());
+    reloader.look();
+    assert!(shows(&reloader, &second));
+    assert!(reloader.state.lock().unwrap().fault.is_some());
+}
