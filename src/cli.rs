@@ -15,6 +15,7 @@ use crate::core::config::{
     RedirectMode, SideDoors,
 };
 use crate::core::identity::TrustDomain;
+use crate::core::policy::PeerAddress;
 use crate::core::ports::{PortRange, Preset};
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{TlsVersion, parse_federated};
@@ -195,6 +196,14 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_CA_OVERLAP", default_value_t = 0, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=2_592_000))]
     pub ca_overlap: u64,
+    /// Seconds within which, after a change of credentials, connections made with the earlier ones are closed for their
+    /// apps to dial anew, one pod after the other; bytes under way are lost. 0 for never: they live on
+    #[arg(long, env = "BYPASSCTL_RECYCLE_WITHIN", default_value_t = 0, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=86400))]
+    pub recycle_within: u64,
+    /// Whether a peer's certificate has to name its address
+    #[arg(long, env = "BYPASSCTL_PEER_ADDRESS", default_value = "any")]
+    pub peer_address: PeerAddress,
     /// Addresses that the inbound and the admin listener bind; default: every address
     #[arg(long, env = "BYPASSCTL_BIND_ADDRESS", value_delimiter = ',', value_name = "ADDRESS")]
     pub bind_address: Vec<IpAddr>,

@@ -144,6 +144,8 @@ pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
         allow: args.allow,
         tls_min_version: args.tls_min_version,
         ca_overlap: Duration::from_secs(args.ca_overlap),
+        recycle_within: Duration::from_secs(args.recycle_within),
+        peer_address: args.peer_address,
         bind_addresses: args.bind_address,
         outbound_target: args.outbound_target,
         inbound_target: args.inbound_target,

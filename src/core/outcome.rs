@@ -26,6 +26,10 @@ pub enum Reason {
     HalfCloseTimeout,
     /// The sidecar stopped.
     Drained,
+    /// Our credentials have changed, and connections made with the earlier ones are replaced.
+    Recycled,
+    /// The peer's certificate, or one that vouches for it, was revoked while the connection was open.
+    Revoked,
     /// The peer could not be connected.
     PeerUnreachable,
     /// The app could not be connected.
@@ -85,6 +89,8 @@ impl Reason {
             Self::RefusedByPeer => "refused_by_peer",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::Drained => "drained",
+            Self::Recycled => "recycled",
+            Self::Revoked => "revoked",
             Self::PeerUnreachable => "peer_unreachable",
             Self::AppUnreachable => "app_unreachable",
             Self::Untrusted => "untrusted",
@@ -108,8 +114,14 @@ impl Reason {
     #[must_use]
     pub const fn gravity(self) -> Gravity {
         match self {
-            Self::Closed | Self::AppReset | Self::PeerReset | Self::HalfCloseTimeout | Self::Drained => Gravity::Normal,
-            Self::Untrusted
+            Self::Closed
+            | Self::AppReset
+            | Self::PeerReset
+            | Self::HalfCloseTimeout
+            | Self::Drained
+            | Self::Recycled => Gravity::Normal,
+            Self::Revoked
+            | Self::Untrusted
             | Self::Denied
             | Self::NoCertificate
             | Self::HandshakeFailed
@@ -140,6 +152,7 @@ impl Reason {
                 "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in"
             }
             Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
+            Self::Revoked => "its certificate is on a list in --tls-crl; it needs another one",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::TlsBroken => "bytes were changed on the way, or the peer does not keep to TLS; detail says how",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",

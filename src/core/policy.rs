@@ -4,8 +4,22 @@
 //! certificate chain was verified before: nothing here trusts anything, it only compares.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
 
 use crate::core::identity::{Allow, PeerIdentity};
+
+/// Whether a certificate has to go with the address of whoever shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerAddress {
+    /// It says who the peer is, wherever it is
+    #[default]
+    Any,
+    /// It has to name the pod's address among its IP SANs, dialled and dialling
+    Certificate,
+}
 
 /// The peer may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +48,23 @@ pub enum DeniedReason {
     NoIdentity,
     /// Its certificate has several SPIFFE IDs, which X.509-SVID (section 2) forbids.
     SeveralSpiffeIds,
+    /// Its certificate does not name the address that it has.
+    OtherAddress(IpAddr),
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let DeniedReason::OtherAddress(address) = self.reason {
+            let named: Vec<String> = self.seen.ip_addresses.iter().map(ToString::to_string).collect();
+            let named = if named.is_empty() { "none".to_owned() } else { named.join(" ") };
+            return write!(
+                f,
+                "the peer has the address {address}, and its certificate names {named}: seen {}",
+                self.seen
+            );
+        }
         let reason = match self.reason {
+            DeniedReason::OtherAddress(_) => "the peer has another address than its certificate says",
             DeniedReason::NotAllowed => "the peer's identity is not allowed",
             DeniedReason::NoIdentity => "the peer's certificate has neither SPIFFE ID nor DNS name",
             DeniedReason::SeveralSpiffeIds => "the peer's certificate has several SPIFFE IDs",
@@ -69,6 +95,18 @@ pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denie
         _ => DeniedReason::SeveralSpiffeIds,
     };
     Err(Denied { reason, seen: peer.clone(), allowed: allowed.to_vec() })
+}
+
+/// Whether a peer with this identity may have this address.
+///
+/// # Errors
+/// The evidence, if it may not.
+pub fn authorize_address(peer: &PeerIdentity, address: IpAddr, rule: PeerAddress) -> Result<(), Denied> {
+    let address = address.to_canonical();
+    if rule == PeerAddress::Any || peer.ip_addresses.iter().any(|named| named.to_canonical() == address) {
+        return Ok(());
+    }
+    Err(Denied { reason: DeniedReason::OtherAddress(address), seen: peer.clone(), allowed: Vec::new() })
 }
 
 fn matches(peer: &PeerIdentity, rule: &Allow) -> bool {
@@ -123,6 +161,21 @@ mod tests {
         assert!(authorize(&peer(&[], &["CART.shop"]), &allowed).is_ok());
         assert!(authorize(&peer(&[], &["*.shop"]), &allowed).is_err());
         assert!(authorize(&peer(&[], &["a.cart.shop"]), &allowed).is_err());
+    }
+
+    #[test]
+    fn a_certificate_goes_with_the_addresses_that_it_names() {
+        let mut pod = peer(&["spiffe://d/x"], &[]);
+        let judge =
+            |pod: &PeerIdentity, text: &str| authorize_address(pod, text.parse().unwrap(), PeerAddress::Certificate);
+        assert!(judge(&pod, "10.0.0.7").unwrap_err().to_string().contains("10.0.0.7, and its certificate names none"));
+        assert!(authorize_address(&pod, "10.0.0.7".parse().unwrap(), PeerAddress::Any).is_ok());
+        pod.ip_addresses = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        for own in ["10.0.0.7", "::ffff:10.0.0.7", "fd00::7"] {
+            assert!(judge(&pod, own).is_ok(), "{own}");
+        }
+        let denied = judge(&pod, "10.0.0.8").unwrap_err();
+        assert!(denied.to_string().contains("names 10.0.0.7 fd00::7: seen spiffe://d/x"), "{denied}");
     }
 
     #[test]

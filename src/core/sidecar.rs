@@ -13,6 +13,7 @@ use crate::core::collector::CollectorUrl;
 use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError, TrustDomain};
+use crate::core::policy::PeerAddress;
 use crate::core::ports::PortSet;
 use crate::core::route::{TlsMode, is_this_host};
 
@@ -157,6 +158,10 @@ pub struct RawSidecar {
     pub tls_min_version: TlsVersion,
     /// `--ca-overlap`.
     pub ca_overlap: Duration,
+    /// `--recycle-within`.
+    pub recycle_within: Duration,
+    /// `--peer-address`.
+    pub peer_address: PeerAddress,
     /// `--bind-address`.
     pub bind_addresses: Vec<IpAddr>,
     /// `--outbound-target`.
@@ -242,6 +247,11 @@ pub struct SidecarConfig {
     /// How long roots that are replaced go on counting.
     #[serde(serialize_with = "seconds", rename = "ca_overlap_seconds")]
     pub ca_overlap: Duration,
+    /// Within what time connections are replaced once credentials have changed; zero for never.
+    #[serde(serialize_with = "seconds", rename = "recycle_within_seconds")]
+    pub recycle_within: Duration,
+    /// Whether a certificate has to go with the peer's address.
+    pub peer_address: PeerAddress,
     /// What the inbound and the admin listener bind; empty means every address.
     pub bind_addresses: Vec<IpAddr>,
     /// Instead of the original destination of outgoing connections.
@@ -282,6 +292,8 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             allow: raw.allow.iter().map(|text| text.trim().parse()).collect::<Result<_, _>>()?,
             tls_min_version: raw.tls_min_version,
             ca_overlap: raw.ca_overlap,
+            recycle_within: raw.recycle_within,
+            peer_address: raw.peer_address,
             bind_addresses: raw.bind_addresses,
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
@@ -293,6 +305,18 @@ impl TryFrom<RawSidecar> for SidecarConfig {
 }
 
 impl SidecarConfig {
+    /// Whether lists say what was revoked.
+    #[must_use]
+    pub fn has_revocations(&self) -> bool {
+        self.tls.as_ref().is_some_and(|files| files.revoked.is_some())
+    }
+
+    /// Whether connections may be ended though neither side wants it.
+    #[must_use]
+    pub fn retires(&self) -> bool {
+        self.has_revocations() || !self.recycle_within.is_zero()
+    }
+
     /// Whether rules are to redirect connections to the sidecar.
     #[must_use]
     pub const fn expects_rules(&self) -> bool {
@@ -359,6 +383,8 @@ mod tests {
             allow: Vec::new(),
             tls_min_version: TlsVersion::default(),
             ca_overlap: Duration::ZERO,
+            recycle_within: Duration::ZERO,
+            peer_address: PeerAddress::Any,
             bind_addresses: Vec::new(),
             outbound_target: None,
             inbound_target: None,

@@ -2,18 +2,19 @@
 //!
 //! Invariant: its size does not depend on what anybody sends. Lists are bounded, the oldest entry goes first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, Ending};
 use crate::proxy::metrics::{ActiveGuard, Metrics};
 use crate::proxy::pump::{Moved, Tally};
 use crate::proxy::traffic::{Account, Ledger, Sums};
@@ -50,6 +51,17 @@ struct Open {
     tls: Option<[&'static str; 2]>,
     since: Instant,
     moved: Arc<Moved>,
+    chain: Option<Chain>,
+    ending: Option<Arc<Ending>>,
+}
+
+/// What a peer showed, leaf first.
+pub(super) type Chain = Arc<[CertificateDer<'static>]>;
+
+impl Open {
+    fn is_secured_before(&self, before: Instant) -> bool {
+        self.tls.is_some() && self.since < before
+    }
 }
 
 /// Open connections with one peer of one identity.
@@ -129,6 +141,7 @@ impl Board {
             moved: Arc::new(Moved { bytes_in: Tally::new(bytes_in), bytes_out: Tally::new(bytes_out) }),
             steps: Vec::new(),
             span: None,
+            ending: None,
         }
     }
 
@@ -143,10 +156,44 @@ impl Board {
             tls: connection.agreed.as_ref().map(|agreed| [agreed.version, agreed.cipher]),
             since: connection.started,
             moved: Arc::clone(&connection.moved),
+            chain: connection.agreed.as_ref().and_then(|agreed| agreed.chain.clone()),
+            ending: connection.ending.clone(),
         };
         now.by_id.insert(connection.id, open);
         drop(now);
         OpenGuard { board: self, id: connection.id, _active: metrics.active(connection.direction) }
+    }
+
+    /// What the peers of open connections showed, each once.
+    pub(super) fn chains(&self) -> Vec<Chain> {
+        let open = lock(&self.open);
+        let chains: HashSet<&Chain> = open.by_id.values().filter_map(|open| open.chain.as_ref()).collect();
+        chains.into_iter().cloned().collect()
+    }
+
+    /// Ends the connections whose peers showed one of these; how many.
+    pub(super) fn end_chains(&self, chains: &[Chain], reason: Reason) -> usize {
+        self.end(reason, |open| open.chain.as_ref().is_some_and(|chain| chains.contains(chain)))
+    }
+
+    /// Pods with connections over TLS that are older than this.
+    pub(super) fn peers_before(&self, before: Instant) -> BTreeSet<IpAddr> {
+        let open = lock(&self.open);
+        open.by_id.values().filter(|open| open.is_secured_before(before)).map(|open| open.peer).collect()
+    }
+
+    /// Ends the connections over TLS with one pod that are older than this; how many.
+    pub(super) fn end_peer(&self, peer: IpAddr, before: Instant, reason: Reason) -> usize {
+        self.end(reason, |open| open.peer == peer && open.is_secured_before(before))
+    }
+
+    fn end(&self, reason: Reason, which: impl Fn(&Open) -> bool) -> usize {
+        let open = lock(&self.open);
+        let ending: Vec<_> =
+            open.by_id.values().filter(|open| which(open)).filter_map(|open| open.ending.clone()).collect();
+        drop(open);
+        ending.iter().for_each(|ending| ending.end(reason));
+        ending.len()
     }
 
     pub(super) fn refused(&self, connection: &Connection, reason: Reason, now: OffsetDateTime) {

@@ -1,11 +1,12 @@
 //! What is known about one connection, and the one line that is logged when it ends.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::core::faults::Marked;
 use opentelemetry_sdk::trace::Span;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::outcome::{Gravity, Reason};
 use crate::core::route::Direction;
@@ -37,6 +38,37 @@ pub(super) struct Connection {
     pub(super) steps: Vec<Step>,
     /// The trace, once app and peer are joined.
     pub(super) span: Option<Box<Span>>,
+    /// Where connections may be ended one by one.
+    pub(super) ending: Option<Arc<Ending>>,
+}
+
+/// By which one connection is ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    token: CancellationToken,
+    reason: OnceLock<Reason>,
+}
+
+impl Ending {
+    /// Ends too when all connections do.
+    pub(super) fn below(all: &CancellationToken) -> Self {
+        Self { token: all.child_token(), reason: OnceLock::new() }
+    }
+
+    /// The first reason counts.
+    pub(super) fn end(&self, reason: Reason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    pub(super) const fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Why it was ended; `Drained` if all were.
+    pub(super) fn reason(&self) -> Reason {
+        self.reason.get().copied().unwrap_or(Reason::Drained)
+    }
 }
 
 impl Connection {

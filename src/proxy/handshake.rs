@@ -1,20 +1,22 @@
 //! TLS handshakes: their limits in time, and what their failures mean.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{CommonState, Error, ProtocolVersion};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::core::outcome::Reason;
-use crate::core::policy::allowed_text;
+use crate::core::policy::{PeerAddress, allowed_text, authorize_address};
 use crate::core::wire::{ENOUGH, FirstBytes};
 use crate::proxy::accept::Unfinished;
 use crate::proxy::pump::Peer;
-use crate::tls::{Buffer, CertificateFacts, Session, denial, distrust};
+use crate::tls::{Buffer, CertificateFacts, Session, denial, denied, distrust};
 
 /// How often to look for more bytes where those that came decide nothing: the kernel wakes a reader only once for them.
 const PEEK_PERIOD: Duration = Duration::from_millis(10);
@@ -43,10 +45,21 @@ pub(super) struct Agreed {
     pub(super) cipher: &'static str,
     /// Who the peer is; shared with the books that `/status` and metrics are made of.
     pub(super) identity: Arc<str>,
+    /// What it showed, leaf first; where it may be revoked later.
+    pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// What is asked of a handshake beyond what the verifier asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demands {
+    /// The peer's address.
+    pub(super) address: IpAddr,
+    pub(super) rule: PeerAddress,
+    pub(super) keep_chain: bool,
 }
 
 impl Agreed {
-    pub(super) fn of(session: &CommonState) -> Self {
+    pub(super) fn of(session: &CommonState, demands: Demands) -> Result<Self, Error> {
         let version = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
             Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
@@ -54,8 +67,16 @@ impl Agreed {
         };
         let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity.to_string());
-        Self { version, cipher, identity: excerpt(identity.unwrap_or_default()).into() }
+        let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity);
+        let identity = identity.unwrap_or_default();
+        authorize_address(&identity, demands.address, demands.rule).map_err(denied)?;
+        let chain = session.peer_certificates().filter(|_| demands.keep_chain);
+        Ok(Self {
+            version,
+            cipher,
+            identity: excerpt(identity.to_string()).into(),
+            chain: chain.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect()),
+        })
     }
 }
 
@@ -216,16 +237,27 @@ impl Unsecured {
 }
 
 /// Shakes hands; the peer is authorized in it. Needs to be given a limit in time.
-pub(super) async fn shake_hands(mut stream: TcpStream, session: Session) -> Result<(Peer, Agreed), Unsecured> {
+pub(super) async fn shake_hands(
+    mut stream: TcpStream,
+    session: Session,
+    demands: Demands,
+) -> Result<(Peer, Agreed), Unsecured> {
     let mut session = session;
     let mut incoming = Vec::new();
     let mut first_byte = None;
     let shaken = exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await.and_then(|()| {
-        let agreed = session.state().map(Agreed::of).unwrap_or_default();
+        let agreed = session.state().map_or_else(|| Ok(Agreed::default()), |state| Agreed::of(state, demands));
         Ok((session.establish().map_err(broken)?, agreed))
     });
     match shaken {
-        Ok((session, agreed)) => {
+        Ok((mut session, Err(refusal))) => {
+            let mut alert = Buffer::default();
+            session.deny(&mut alert);
+            // That it does not arrive says less than why it is sent.
+            let _ = stream.write_all(alert.filled()).await;
+            Err(Unsecured { error: broken(refusal), stream, first_byte })
+        }
+        Ok((session, Ok(agreed))) => {
             incoming.shrink_to_fit();
             Ok((Peer { stream, session: Some(session), unopened: incoming }, agreed))
         }

@@ -26,6 +26,7 @@ mod page;
 mod plaintext;
 mod pump;
 mod readiness;
+mod retire;
 mod socket;
 mod trace;
 mod traffic;
@@ -54,9 +55,10 @@ use crate::core::sidecar::SidecarConfig;
 use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
 use crate::proxy::circuits::Circuits;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, Ending};
 use crate::proxy::faults::Faults;
 use crate::proxy::flood::Flood;
+use crate::proxy::handshake::Demands;
 use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
@@ -186,6 +188,9 @@ pub async fn run(
     }
     services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
     services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    if sidecar.config.retires() {
+        services.spawn(stopped_by(stop.clone(), retire::watch(Arc::clone(&sidecar))));
+    }
     if let Some(news) = news {
         services.spawn(stopped_by(stop.clone(), news::watch(Arc::clone(&sidecar), news)));
     }
@@ -230,6 +235,15 @@ impl Sidecar {
         self.credentials.as_ref().map(|current| Arc::clone(&current.borrow()))
     }
 
+    /// What a handshake of this connection has to come to.
+    fn demands(&self, connection: &Connection) -> Demands {
+        Demands {
+            address: connection.peer().ip(),
+            rule: self.config.peer_address,
+            keep_chain: self.config.has_revocations(),
+        }
+    }
+
     /// A place among the connections with the other pod, and leave to go on.
     async fn enter(&self, connection: &Connection) -> Result<Place, Reason> {
         let crowd = match connection.direction {
@@ -264,13 +278,19 @@ impl Sidecar {
         connection: &'a mut Connection,
     ) -> impl Future<Output = Reason> + Send + use<'a> {
         let Joined { app, peer, place } = joined;
+        connection.ending = self.config.retires().then(|| Arc::new(Ending::below(&self.lifecycle.end)));
         let live = self.board.open(connection, &self.metrics);
         if let Some(traces) = &self.traces {
             traces.joined(connection);
         }
         let gate = self.faults.gate(connection.marked());
-        let bounds = Bounds { half_close_timeout: self.config.limits.half_close_timeout, end: &self.lifecycle.end };
-        let Connection { moved, detail, .. } = connection;
+        let Connection { moved, detail, ending, .. } = connection;
+        let ending = ending.as_deref();
+        let bounds = Bounds {
+            half_close_timeout: self.config.limits.half_close_timeout,
+            end: ending.map_or(&self.lifecycle.end, Ending::token),
+            ending,
+        };
         pump(app, peer, moved, bounds, gate).map(move |(reason, error)| {
             *detail = error.map(|error| error.to_string());
             drop((live, place));

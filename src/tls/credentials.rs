@@ -23,7 +23,7 @@ use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, maybe_rfc3339, timestamp};
 use crate::tls::files::{self, Material, REVOKED};
-use crate::tls::verify::{PeerVerifier, Trust};
+use crate::tls::verify::{self, PeerVerifier, Trust};
 
 /// What is wrong with credentials.
 #[derive(Debug, thiserror::Error)]
@@ -232,6 +232,15 @@ impl Credentials {
     /// Why not; [`denial`](crate::tls::denial) and [`distrust`](crate::tls::distrust) know the evidence.
     pub fn admit(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> Result<(), Error> {
         self.verifier.admit(chain, unix(now))
+    }
+
+    /// Whether a peer that was let in with this chain is to go: something in it has been revoked.
+    #[must_use]
+    pub fn is_revoked(&self, chain: &[CertificateDer<'_>], now: OffsetDateTime) -> bool {
+        // That one of them has ended since says nothing of whether it was revoked before.
+        let ends = chain.iter().filter_map(|der| CertificateFacts::of(der).ok()).map(|facts| facts.not_after);
+        let at = ends.fold(now, OffsetDateTime::min);
+        self.admit(chain, at).is_err_and(|error| verify::is_revoked(&error))
     }
 
     /// Whether the leaf is valid at this time.

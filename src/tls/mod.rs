@@ -25,4 +25,4 @@ pub use files::read_regular;
 pub use reload::{ReloadState, Reloader, Terms};
 pub use serving::{Serving, living_roots};
 pub use session::{Opened, Session};
-pub use verify::{Untrusted, denial, distrust};
+pub use verify::{Untrusted, denial, denied, distrust};

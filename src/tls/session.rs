@@ -181,6 +181,16 @@ impl Session {
         }
     }
 
+    /// Tells the peer that it may not connect, though its handshake is done. TLS 1.2, which rustls serves, says no more
+    /// than that this is the end.
+    pub fn deny(&mut self, outgoing: &mut Buffer) {
+        match &mut self.side {
+            Side::Established(records) => records.deny(outgoing),
+            // What cannot be said ends with a reset.
+            _ => drop(self.close(&mut [], outgoing)),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn into_records(self) -> Records {
         match self.side {

@@ -169,6 +169,18 @@ fn evidence(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
+/// A refusal for reasons that the verifier does not know, as it would say it.
+#[must_use]
+pub fn denied(denied: Denied) -> Error {
+    evidence(denied)
+}
+
+/// Whether a chain was refused because something in it is revoked.
+pub(super) fn is_revoked(error: &Error) -> bool {
+    let source = distrust(error).map(|untrusted| &untrusted.source);
+    matches!(source, Some(Error::InvalidCertificate(CertificateError::Revoked)))
+}
+
 /// The evidence of a refusal, if that is why the handshake failed.
 #[must_use]
 pub fn denial(error: &Error) -> Option<&Denied> {

@@ -146,7 +146,7 @@ fn a_root_that_ends_is_let_go() {
     params.not_after = end + Duration::from_secs(3600);
     let key = KeyPair::generate().unwrap();
     let leaf = params.signed_by(&key, &short).unwrap();
-    let peer = IssuedLeaf { certificate_pem: leaf.pem(), key_pem: key.serialize_pem() };
+    let peer = IssuedLeaf { certificate_pem: leaf.pem(), key_pem: key.serialize_pem().into() };
     let roots = format!("{}{}", certificates.ca.certificate_pem(), short.pem());
     write_set(&dir, &certificates.leaf("cart"), &roots);
     let sidecar = Sidecar::between(&dir, local(1), app.address, &[]);

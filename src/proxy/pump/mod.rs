@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::outcome::Reason;
+use crate::proxy::connection::Ending;
 use crate::proxy::faults::Gate;
 use crate::proxy::handshake::last_word;
 use crate::proxy::pump::engine::{Broken, Engine};
@@ -90,8 +91,10 @@ impl Moved {
 pub(super) struct Bounds<'a> {
     /// A half-closed connection without a byte for this long.
     pub(super) half_close_timeout: Duration,
-    /// The sidecar stops.
+    /// The sidecar stops, or has had enough of this connection.
     pub(super) end: &'a CancellationToken,
+    /// Which of them it is; `None` where it can only stop.
+    pub(super) ending: Option<&'a Ending>,
 }
 
 /// Copies until both directions have ended; says why, and the error behind it. `gate` is for faults that somebody may
@@ -110,10 +113,10 @@ pub(super) fn pump<'a>(
     async move {
         let reason = match until_the_end(&mut engine, moved, bounds, aborted).await {
             Ok(Reason::Closed) => return (Reason::Closed, None),
-            Ok(Reason::Drained) => {
+            Ok(reason @ (Reason::Drained | Reason::Recycled)) => {
                 // Whoever does not take the farewell in time is closed without it.
                 let _ = tokio::time::timeout(FAREWELL, Box::pin(farewell(&mut engine))).await;
-                return (Reason::Drained, None);
+                return (reason, None);
             }
             Ok(reason) => (reason, None),
             Err(Broken { reason, source }) => (reason, Some(source)),
@@ -148,7 +151,7 @@ async fn until_the_end(
             return Poll::Ready(result.map(|()| Reason::Closed));
         }
         if ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(Reason::Drained));
+            return Poll::Ready(Ok(bounds.ending.map_or(Reason::Drained, Ending::reason)));
         }
         if aborted.as_mut().is_some_and(|aborted| aborted.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Ok(Reason::FaultInjected));

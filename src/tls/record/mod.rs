@@ -185,6 +185,12 @@ impl Records {
         Ok(())
     }
 
+    /// Says that the peer may not connect, and nothing more.
+    pub(super) fn deny(&mut self, outgoing: &mut Buffer) {
+        self.say_alert(FATAL, AlertDescription::AccessDenied, outgoing);
+        self.failed = Some(Box::new(Error::General("the peer was denied".to_owned())));
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.failed.as_ref().map_or(Ok(()), |error| Err((**error).clone()))
     }
