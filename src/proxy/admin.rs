@@ -224,6 +224,7 @@ impl Sidecar {
                 "chain": credentials.chain,
                 "roots": credentials.roots.iter().map(root).collect::<Vec<_>>(),
                 "warnings": credentials.warnings,
+                "revocations": credentials.revocations,
                 "allowed": credentials.allowed.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "reloads": self.reload_state(),
             })

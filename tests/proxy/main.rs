@@ -6,6 +6,7 @@ mod client;
 mod crowds;
 mod harness;
 mod hostile;
+mod identity;
 mod lifecycle;
 mod log;
 mod metrics;
