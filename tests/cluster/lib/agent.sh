@@ -36,13 +36,40 @@ load_mesh_and_program_rules() {
   fi
 }
 
-# start_agent POD MODE – as its own user, without capabilities.
+# start_agent POD MODE – as its own user, without capabilities. With certificates of its own where `new_identity` made some.
 start_agent() {
-  local pod=$1 mode=$2
+  local pod=$1 mode=$2 identity=(--tls-dir "$pki/node$1")
+  [[ -d $run_dir/pod$pod/tls ]] && identity=(--tls-dir "$run_dir/pod$pod/tls" --ca-overlap "$ca_overlap")
   # shellcheck disable=SC2046  # several words
   start "agent$pod" "$run_dir/pod$pod/agent.log" ip netns exec "pod$pod" \
     setpriv --reuid "$agent_uid" --regid "$agent_uid" --clear-groups --no-new-privs --pdeathsig KILL \
-    $(bypassctl) proxy --tls-dir "$pki/node$pod" --mode "$mode"
+    $(bypassctl) proxy "${identity[@]}" --mode "$mode"
+}
+
+# Seconds; for half of them the agents hold back what new roots have issued.
+ca_overlap=12
+
+# new_authority NAME – of the kind that `bypassctl certs` makes.
+new_authority() {
+  # shellcheck disable=SC2046  # several words
+  $(bypassctl) certs ca --dir "$run_dir/$1" --common-name "$1" >/dev/null
+}
+
+# new_identity AUTHORITY POD – a new pair and the authority's certificate, in place of those of before.
+new_identity() {
+  # shellcheck disable=SC2046  # several words
+  $(bypassctl) certs issue --force --ca-dir "$run_dir/$1" --dir "$run_dir/pod$2/tls" \
+    --spiffe-id spiffe://cluster.local/ns/default/sa/appka >/dev/null && chown -R "$agent_uid" "$run_dir/pod$2/tls"
+}
+
+# shows POD – whether the agent shows the certificate that lies there, and trusts its authority alone.
+shows() {
+  in_pod "$1" curl --silent --max-time 3 "http://$(pod_ip "$1"):$admin_port/status" |
+    python3 -c 'import json, sys
+credentials = json.load(sys.stdin)["credentials"]
+sys.exit(credentials["chain"][0]["serial"] != sys.argv[1] or len(credentials["roots"]) != 1)' \
+      "$($(bypassctl) certs inspect --output json "$run_dir/pod$1/tls/tls.crt" |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["certificates"][0]["serial"])')"
 }
 
 wait_for_agent() {

@@ -290,6 +290,63 @@ scenario_native() {
   wire_is tls "${every_direction[@]}"
 }
 
+# Twenty new certificates for each node, then new authorities twice, which reach the nodes one after the other: nobody is
+# ever unreachable, no message is lost, and in the end a node that is new joins with what is in force.
+scenario_rotate() {
+  local pod round authority lost
+  fresh_pods
+  new_authority authority0 || fail "no authority" || return
+  for pod in "${all_pods[@]}"; do
+    new_identity authority0 "$pod" || fail "no certificate" || return
+  done
+  meshed_pods strict 1 2 3 || return
+  start_capture || return
+  take_turn
+  start_nodes && wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 || return
+  lost=$(all_lost_pings)
+  for round in {1..20}; do
+    for pod in "${all_pods[@]}"; do
+      new_identity authority0 "$pod" || fail "no certificate" || return
+    done
+    wait_until 20 all_show || fail "certificate $round is not taken" || return
+  done
+  for authority in authority1 authority2; do
+    new_authority "$authority" || fail "no authority" || return
+    for pod in "${all_pods[@]}"; do
+      new_identity "$authority" "$pod" || fail "no certificate" || return
+      pause 2
+    done
+    wait_until 30 all_show || fail "$authority is not taken" || return
+  done
+  wait_for_pings 20 || return
+  lost=$(($(all_lost_pings) - lost))
+  detail "lost_pings=$lost" "reloads=$(agent_metric 1 bypassctl_certificate_reloads_total)"
+  # Two in each direction may be under way while it is counted.
+  ((lost <= 12)) || fail "messages were lost" || return
+  (($(count_events 'CLUSTER UnreachableMember') == 0)) || fail "a node was seen unreachable" || return
+  replace_pod 2 strict || return
+  wait_for_pings 20 && wire_is tls "${every_direction[@]}"
+}
+
+all_show() {
+  local pod
+  for pod in "${all_pods[@]}"; do
+    shows "$pod" || return
+  done
+}
+
+all_lost_pings() {
+  local from to sum=0
+  for from in "${all_pods[@]}"; do
+    for to in "${all_pods[@]}"; do
+      ((from == to)) || sum=$((sum + $(lost_pings "$from" "$to")))
+    done
+  done
+  echo "$sum"
+}
+
 # One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins, or, where MODE is native, one
 # without an agent and with the framework's own TLS. No message between the two that stay is lost: two each way may be under
 # way while it is counted.
