@@ -26,7 +26,9 @@ use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -118,7 +120,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match start_logging(&cli.global, &cli.command).and_then(|log| run(cli, log)) {
+    // The guard goes once all is done: what waits to be written then still is.
+    let outcome = start_logging(&cli.global, &cli.command).and_then(|(log, _guard)| run(cli, log));
+    match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),
         Err(failure) => {
@@ -184,7 +188,7 @@ fn without_kube(filter: EnvFilter, text: &str) -> EnvFilter {
     filter.add_directive("kube_client=off".parse().expect("a directive"))
 }
 
-fn start_logging(global: &Global, command: &Command) -> Result<LogFilter, Failure> {
+fn start_logging(global: &Global, command: &Command) -> Result<(LogFilter, Option<WorkerGuard>), Failure> {
     let filter = parse_filter(&global.log_level).map_err(|error| {
         Failure::usage(anyhow::anyhow!("--log-level {:?} is no log filter: {error}", global.log_level))
     })?;
@@ -195,18 +199,35 @@ fn start_logging(global: &Global, command: &Command) -> Result<LogFilter, Failur
     };
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
+    let (writer, queue) = log_writer(command);
+    let (lost, guard) = queue.unzip();
     // A line that cannot be written, on a full disk for instance, would be complained about on the same standard error by
     // a macro that panics if that fails too.
     match global.log_format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
             let text = tracing_subscriber::fmt::layer().with_ansi(ansi).log_internal_errors(false);
-            registry.with(text.with_writer(std::io::stderr)).init();
+            registry.with(text.with_writer(writer)).init();
         }
         LogFormat::Json => {
             let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
-            registry.with(json.log_internal_errors(false).with_writer(std::io::stderr)).init();
+            registry.with(json.log_internal_errors(false).with_writer(writer)).init();
         }
     }
-    Ok(LogFilter::new(handle))
+    Ok((LogFilter::new(handle, lost), guard))
+}
+
+/// Lines that wait for whoever reads the log; beyond them the newest are lost.
+const MOST_LINES: usize = 4096;
+
+/// Where lines go. A reader that stalls (a container runtime that restarts, a disk that hangs) must not stop what serves:
+/// there a thread of its own writes.
+fn log_writer(command: &Command) -> (BoxMakeWriter, Option<(ErrorCounter, WorkerGuard)>) {
+    if !matches!(command, Command::Proxy(_) | Command::Webhook(_)) {
+        return (BoxMakeWriter::new(std::io::stderr), None);
+    }
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_LINES).thread_name("log");
+    let (writer, guard) = builder.finish(std::io::stderr());
+    let lost = writer.error_counter();
+    (BoxMakeWriter::new(writer), Some((lost, guard)))
 }

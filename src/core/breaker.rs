@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// More peers than any cluster has; beyond it nothing new is remembered, and what is not remembered is let through.
 const MOST: usize = 4096;
 
+/// A peer that nobody has dialled in vain for so long has gone for good, or is well: pods come back with other addresses.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -64,7 +67,8 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Breakers {
     policy: Policy,
-    circuits: HashMap<SocketAddr, Circuit>,
+    /// Each with its last failure.
+    circuits: HashMap<SocketAddr, (Circuit, Instant)>,
 }
 
 impl Breakers {
@@ -76,7 +80,8 @@ impl Breakers {
 
     /// Whether the peer may be tried.
     pub fn admit(&mut self, peer: SocketAddr, now: Instant) -> Admission {
-        match self.circuits.get_mut(&peer) {
+        self.forget(now);
+        match self.circuits.get_mut(&peer).map(|(circuit, _)| circuit) {
             None | Some(Circuit::Closed { .. }) => Admission::Try,
             Some(circuit @ Circuit::Open { .. }) => {
                 let Circuit::Open { until, failures } = *circuit else { return Admission::Try };
@@ -92,7 +97,7 @@ impl Breakers {
 
     /// An attempt succeeded; whether that closed an open circuit.
     pub fn succeeded(&mut self, peer: SocketAddr) -> bool {
-        matches!(self.circuits.remove(&peer), Some(Circuit::Open { .. } | Circuit::HalfOpen { .. }))
+        matches!(self.circuits.remove(&peer), Some((Circuit::Open { .. } | Circuit::HalfOpen { .. }, _)))
     }
 
     /// An attempt failed.
@@ -101,7 +106,8 @@ impl Breakers {
         if most == 0 || (self.circuits.len() >= MOST && !self.circuits.contains_key(&peer)) {
             return Effect::Counted;
         }
-        let circuit = self.circuits.entry(peer).or_insert(Circuit::Closed { failures: 0 });
+        let (circuit, last) = self.circuits.entry(peer).or_insert((Circuit::Closed { failures: 0 }, now));
+        *last = now;
         let open = |failures| Circuit::Open { until: now + pause, failures };
         let (next, effect) = match *circuit {
             Circuit::Closed { failures } if failures + 1 < most => {
@@ -120,20 +126,27 @@ impl Breakers {
 
     /// An attempt ended without an answer to whether the peer can be had: the next one may try.
     pub fn abandoned(&mut self, peer: SocketAddr, now: Instant) {
-        if let Some(circuit @ Circuit::HalfOpen { .. }) = self.circuits.get_mut(&peer)
+        if let Some((circuit @ Circuit::HalfOpen { .. }, _)) = self.circuits.get_mut(&peer)
             && let Circuit::HalfOpen { failures } = *circuit
         {
             *circuit = Circuit::Open { until: now, failures };
         }
     }
 
+    /// What is so old that it says nothing goes; an attempt under way is still to tell.
+    fn forget(&mut self, now: Instant) {
+        self.circuits.retain(|_, (circuit, last)| {
+            matches!(circuit, Circuit::HalfOpen { .. }) || now.saturating_duration_since(*last) < FORGOTTEN
+        });
+    }
+
     /// Peers with failures behind them.
-    #[must_use]
-    pub fn standings(&self) -> Vec<Standing> {
+    pub fn standings(&mut self, now: Instant) -> Vec<Standing> {
+        self.forget(now);
         let mut standings: Vec<Standing> = self
             .circuits
             .iter()
-            .map(|(peer, circuit)| {
+            .map(|(peer, (circuit, _))| {
                 let (state, failures) = match circuit {
                     Circuit::Closed { failures } => ("closed", *failures),
                     Circuit::Open { failures, .. } => ("open", *failures),
@@ -169,7 +182,20 @@ mod tests {
         assert_eq!(breakers.admit(peer, now + PAUSE), Admission::Refused, "one is enough");
         assert!(breakers.succeeded(peer));
         assert_eq!(breakers.admit(peer, now + PAUSE), Admission::Try);
-        assert!(breakers.standings().is_empty());
+        assert!(breakers.standings(now).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_nobody_dials_any_more_is_forgotten() {
+        let (mut breakers, peer, now) = tripped();
+        let late = now + FORGOTTEN;
+        assert_eq!(breakers.standings(late - PAUSE).len(), 1);
+        assert!(breakers.standings(late).is_empty());
+        assert_eq!(breakers.admit(peer, late), Admission::Try);
+        // Whoever finds out whether it is back is waited for.
+        let (mut breakers, peer, now) = tripped();
+        assert_eq!(breakers.admit(peer, now + PAUSE), Admission::Probe);
+        assert_eq!(breakers.standings(now + FORGOTTEN).len(), 1);
     }
 
     #[test]

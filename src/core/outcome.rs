@@ -32,6 +32,8 @@ pub enum Reason {
     Revoked,
     /// The peer could not be connected.
     PeerUnreachable,
+    /// This pod or node has no descriptors, ports or memory left to dial with.
+    NoResources,
     /// The app could not be connected.
     AppUnreachable,
     /// The peer's certificate leads to none of our roots, or is not valid now.
@@ -92,6 +94,7 @@ impl Reason {
             Self::Recycled => "recycled",
             Self::Revoked => "revoked",
             Self::PeerUnreachable => "peer_unreachable",
+            Self::NoResources => "no_resources",
             Self::AppUnreachable => "app_unreachable",
             Self::Untrusted => "untrusted",
             Self::Denied => "denied",
@@ -137,6 +140,7 @@ impl Reason {
             | Self::TlsBroken
             | Self::RefusedByPeer
             | Self::PeerUnreachable
+            | Self::NoResources
             | Self::AppUnreachable
             | Self::PeerTimedOut
             | Self::CircuitOpen
@@ -163,6 +167,7 @@ impl Reason {
             Self::PeerTimedOut => "its node is gone, or its app took no bytes for longer than --peer-timeout",
             Self::CircuitOpen => "the last attempts failed, and the refusals before this one say why",
             Self::FaultInjected => "somebody ordered it through the admin port; /faults lists what is in force",
+            Self::NoResources => "it says nothing of the peer; detail names what ran out",
             Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
             Self::Untrusted => "compare the peer's issuer with our roots: /status lists both",
             Self::NotRedirected => "somebody dialled the sidecar's own port; peers dial the app's remoting port",

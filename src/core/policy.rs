@@ -34,7 +34,7 @@ pub struct Denied {
     /// Why not.
     pub reason: DeniedReason,
     /// Who the peer is.
-    pub seen: PeerIdentity,
+    pub seen: Box<PeerIdentity>,
     /// Who may connect.
     pub allowed: Vec<Allow>,
 }
@@ -94,7 +94,7 @@ pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denie
         (0 | 1, _) => DeniedReason::NotAllowed,
         _ => DeniedReason::SeveralSpiffeIds,
     };
-    Err(Denied { reason, seen: peer.clone(), allowed: allowed.to_vec() })
+    Err(Denied { reason, seen: Box::new(peer.clone()), allowed: allowed.to_vec() })
 }
 
 /// Whether a peer with this identity may have this address.
@@ -106,7 +106,7 @@ pub fn authorize_address(peer: &PeerIdentity, address: IpAddr, rule: PeerAddress
     if rule == PeerAddress::Any || peer.ip_addresses.iter().any(|named| named.to_canonical() == address) {
         return Ok(());
     }
-    Err(Denied { reason: DeniedReason::OtherAddress(address), seen: peer.clone(), allowed: Vec::new() })
+    Err(Denied { reason: DeniedReason::OtherAddress(address), seen: Box::new(peer.clone()), allowed: Vec::new() })
 }
 
 fn matches(peer: &PeerIdentity, rule: &Allow) -> bool {

@@ -54,9 +54,9 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
     let mut turn = 0;
     loop {
         let next = async {
-            let open = room(&open).await;
+            let open = room(&open, "--max-connections", direction, &sidecar).await;
             let unfinished = match direction {
-                Direction::Inbound => Some(room(&unfinished).await),
+                Direction::Inbound => Some(room(&unfinished, "--max-handshakes", direction, &sidecar).await),
                 Direction::Outbound => None,
             };
             turn += 1;
@@ -101,7 +101,24 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
     }
 }
 
-async fn room(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+/// A place, once there is one. Who is kept waiting sees nothing but silence, so the log and a metric say it.
+async fn room(
+    semaphore: &Arc<Semaphore>,
+    option: &'static str,
+    direction: Direction,
+    sidecar: &Sidecar,
+) -> OwnedSemaphorePermit {
+    if let Ok(place) = Arc::clone(semaphore).try_acquire_owned() {
+        return place;
+    }
+    sidecar.metrics.waited(direction, option);
+    if sidecar.full.may_say(option) {
+        tracing::warn!(
+            direction = direction.name(),
+            option,
+            "as many connections as may be: others wait in the kernel until one of them ends"
+        );
+    }
     Arc::clone(semaphore).acquire_owned().await.expect("nobody closes this semaphore")
 }
 

@@ -41,7 +41,7 @@ impl Circuits {
 
     /// Peers with failures behind them.
     pub(super) fn standings(&self) -> Vec<Standing> {
-        self.breakers().standings()
+        self.breakers().standings(Instant::now())
     }
 
     fn breakers(&self) -> MutexGuard<'_, Breakers> {

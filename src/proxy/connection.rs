@@ -88,6 +88,11 @@ impl Connection {
         Marked { peer: self.peer().ip(), direction: self.direction, lot }
     }
 
+    /// Whether it came from somebody who was not let in, or not yet.
+    pub(super) fn is_strangers(&self) -> bool {
+        self.direction == Direction::Inbound && self.agreed.is_none() && !self.plaintext
+    }
+
     /// Who the peer is, where a handshake has told.
     pub(super) fn identity(&self) -> Option<&Arc<str>> {
         self.agreed.as_ref().map(|agreed| &agreed.identity)

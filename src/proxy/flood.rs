@@ -2,6 +2,7 @@
 //!
 //! Metrics and `/status` count every refusal all the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,25 @@ impl Flood {
         }
         window.held_back += 1;
         false
+    }
+}
+
+/// How often the same full limit is complained of.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// When each full limit was last complained of.
+#[derive(Debug, Default)]
+pub(super) struct Full(Mutex<BTreeMap<&'static str, Instant>>);
+
+impl Full {
+    pub(super) fn may_say(&self, option: &'static str) -> bool {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let may = said.get(option).is_none_or(|last| now.duration_since(*last) >= REMINDER);
+        if may {
+            said.insert(option, now);
+        }
+        may
     }
 }
 

@@ -15,7 +15,7 @@ use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
 use crate::proxy::pump::Peer;
-use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
 use crate::proxy::{Joined, Sidecar};
 use crate::tls::Session;
 
@@ -117,7 +117,7 @@ async fn hand_over(peer: Peer, place: Place, sidecar: &Sidecar, connection: &mut
         Err(error) => {
             connection.detail = Some(error.to_string());
             reset_on_close(&peer.stream);
-            Err(Reason::AppUnreachable)
+            Err(if is_shortage(&error) { Reason::NoResources } else { Reason::AppUnreachable })
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use tracing::Level;
+use tracing_appender::non_blocking::ErrorCounter;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Why a text is no log filter.
@@ -54,20 +55,28 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
     Ok(EnvFilter::try_new(text)?)
 }
 
-/// The filter of the running log.
+/// The filter of the running log, and how many of its lines nobody took.
 #[derive(Clone)]
-pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+pub struct LogFilter {
+    filter: reload::Handle<EnvFilter, Registry>,
+    lost: Option<ErrorCounter>,
+}
 
 impl LogFilter {
     /// The filter that a subscriber was made with.
     #[must_use]
-    pub const fn new(handle: reload::Handle<EnvFilter, Registry>) -> Self {
-        Self(handle)
+    pub fn new(filter: reload::Handle<EnvFilter, Registry>, lost: Option<ErrorCounter>) -> Self {
+        Self { filter, lost }
+    }
+
+    /// Lines that were lost because nobody took them.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.as_ref().map_or(0, |lost| lost.dropped_lines() as u64)
     }
 
     /// The filter in force.
     pub(super) fn shown(&self) -> String {
-        self.0.with_current(ToString::to_string).unwrap_or_else(|error| error.to_string())
+        self.filter.with_current(ToString::to_string).unwrap_or_else(|error| error.to_string())
     }
 
     /// Changes the filter, and says so in the log: by the old filter's leave, or else by the new one's.
@@ -79,7 +88,7 @@ impl LogFilter {
         if is_said {
             say();
         }
-        if let Err(error) = self.0.reload(filter) {
+        if let Err(error) = self.filter.reload(filter) {
             tracing::error!(%error, "the log filter could not be changed");
         } else if !is_said {
             say();

@@ -29,6 +29,12 @@ struct ByReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLimit {
+    direction: &'static str,
+    option: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByWay {
     direction: &'static str,
     way: &'static str,
@@ -49,10 +55,12 @@ pub(super) struct Metrics {
     connects: Family<ByDirection, Histogram>,
     handshakes: Family<ByDirection, Histogram>,
     accept_errors: Family<ByDirection, Counter>,
+    waits: Family<ByLimit, Counter>,
     denied: Family<ByDirection, Counter>,
     rules: Family<ByFamily, Gauge>,
     rules_whole: Gauge,
     rules_repairs: Counter<u64, AtomicU64>,
+    lines_lost: Counter<u64, AtomicU64>,
     pub(super) plaintext_accepted: Counter,
     pub(super) permissive_fallbacks: Counter,
     pub(super) connect_retries: Counter,
@@ -107,6 +115,9 @@ impl Metrics {
             // A counter that appears with its first error has no increase to alert on.
             let _ = accept_errors.get_or_create(&ByDirection { direction: direction.name() });
         }
+        let waits = Family::<ByLimit, Counter>::default();
+        let help = "Times that the next connection had to wait because as many as may be were open, or unfinished";
+        registry.register("accept_waits", help, waits.clone());
         let denied = Family::<ByDirection, Counter>::default();
         registry.register("denied", "Peers whose certificate or identity was refused", denied.clone());
         let plaintext_accepted = Counter::default();
@@ -127,6 +138,9 @@ impl Metrics {
         let rules = Family::<ByFamily, Gauge>::default();
         registry.register("rules_present", "1 if the rules redirect the sidecar's canary to it", rules.clone());
         let rules_whole = Gauge::default();
+        let lines_lost = Counter::default();
+        let help = "Log lines that were lost because whoever reads standard error took none";
+        registry.register("log_lines_lost", help, lines_lost.clone());
         let rules_repairs = Counter::default();
         if watches_rules {
             let help = "1 if the rules, read with NET_ADMIN, do all that they have to; -1 if they cannot be seen";
@@ -156,10 +170,12 @@ impl Metrics {
             connects,
             handshakes,
             accept_errors,
+            waits,
             denied,
             rules,
             rules_whole,
             rules_repairs,
+            lines_lost,
             plaintext_accepted,
             permissive_fallbacks,
             connect_retries,
@@ -190,6 +206,10 @@ impl Metrics {
         self.connects.get_or_create(&ByDirection { direction: direction.name() }).observe(took.as_secs_f64());
     }
 
+    pub(super) fn waited(&self, direction: Direction, option: &'static str) {
+        self.waits.get_or_create(&ByLimit { direction: direction.name(), option }).inc();
+    }
+
     pub(super) fn accept_error(&self, direction: Direction) {
         self.accept_errors.get_or_create(&ByDirection { direction: direction.name() }).inc();
     }
@@ -218,6 +238,7 @@ impl Metrics {
         self.faults.set(count(sidecar.faults.active().len()));
         let open = sidecar.circuits.standings().iter().filter(|standing| standing.state != "closed").count();
         self.open_circuits.set(count(open));
+        self.lines_lost.inner().store(sidecar.log.lost(), std::sync::atomic::Ordering::Relaxed);
         if let Some(rules) = sidecar.rules() {
             self.rules_whole.set(if rules.seen { i64::from(rules.faults.is_empty()) } else { -1 });
             self.rules_repairs.inner().store(rules.repairs, std::sync::atomic::Ordering::Relaxed);

@@ -57,7 +57,7 @@ use crate::proxy::canary::Canary;
 use crate::proxy::circuits::Circuits;
 use crate::proxy::connection::{Connection, Ending};
 use crate::proxy::faults::Faults;
-use crate::proxy::flood::Flood;
+use crate::proxy::flood::{Flood, Full};
 use crate::proxy::handshake::Demands;
 use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
@@ -119,6 +119,7 @@ struct Sidecar {
     inbound_crowd: Arc<Crowd>,
     outbound_crowd: Arc<Crowd>,
     flood: Flood,
+    full: Full,
     log: LogFilter,
     traces: Option<Traces>,
     lifecycle: Lifecycle,
@@ -167,6 +168,7 @@ pub async fn run(
         inbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         outbound_crowd: Crowd::strict(config.limits.max_connections_per_peer as usize),
         flood: Flood::default(),
+        full: Full::default(),
         log,
         traces,
         lifecycle: Lifecycle::default(),
@@ -320,8 +322,9 @@ impl Sidecar {
 
     /// Logs and counts a connection's end.
     fn ended(&self, connection: &mut Connection, reason: Reason) {
-        // Refusals are what anybody on the network can cause.
-        if reason.gravity() != Gravity::Refusal || self.flood.may_log(Instant::now()) {
+        // What anybody on the network can cause: refusals, and whatever else becomes of who has not shown who it is.
+        let by_anybody = reason.gravity() == Gravity::Refusal || connection.is_strangers();
+        if !by_anybody || self.flood.may_log(Instant::now()) {
             connection.log(reason);
             if let Some(traces) = &self.traces {
                 traces.ended(connection, reason);

@@ -18,7 +18,7 @@ use crate::core::route::{self, OriginalDst, Route};
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Failed, shake_hands};
 use crate::proxy::pump::Peer;
-use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, original_dst, reset_on_close, tune};
+use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
 use crate::proxy::{Joined, Sidecar};
 use crate::tls::Session;
 
@@ -72,7 +72,10 @@ async fn reach_peer(
     let place = sidecar.enter(connection).await?;
     let attempt = sidecar.circuits.attempt(target)?;
     let reached = have_peer(target, sidecar, connection).await;
-    attempt.tell(reached.is_ok());
+    // What we lack ourselves says nothing of the peer.
+    if !matches!(reached, Err(Reason::NoResources)) {
+        attempt.tell(reached.is_ok());
+    }
     reached.map(|peer| (peer, place))
 }
 
@@ -108,6 +111,10 @@ async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpSt
             }
             Err(error) => error,
         };
+        if is_shortage(&error) {
+            connection.detail = Some(error.to_string());
+            return Err(Reason::NoResources);
+        }
         if error.kind() != io::ErrorKind::ConnectionRefused || Instant::now() + pause >= deadline {
             connection.detail = Some(error.to_string());
             return Err(Reason::PeerUnreachable);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -59,6 +60,21 @@ pub(super) async fn dial(target: SocketAddr, far_end: FarEnd, timeout: Duration)
     };
     tune(&stream, far_end)?;
     Ok(stream)
+}
+
+/// Whether dialling failed for want of something of our own: descriptors, local ports, memory (connect(2), socket(2)).
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL))
+}
+
+/// Bytes that the kernel has and the other side has not acknowledged yet; 0 if it does not say.
+#[allow(unsafe_code)]
+pub(super) fn unsent(stream: &TcpStream) -> u64 {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (tcp(7)), the same request as TIOCOUTQ, writes one int to where it is told.
+    let result = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 /// Sets the options of a connection that lives for days.

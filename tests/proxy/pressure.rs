@@ -54,6 +54,43 @@ fn silence_from_many_addresses_gives_way() {
     drop(silent);
 }
 
+/// Readers that do not read cost a bounded amount each: no buffer grows to take the batch of a connection whose peer is
+/// slow. Little room in the kernel, so that the sidecars are backlogged and not the network.
+#[test]
+fn readers_that_do_not_read_cost_little_each() {
+    const READERS: u64 = 300;
+    seclude();
+    for way in ["tcp_rmem", "tcp_wmem"] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{way}"), "4096 16384 32768").unwrap();
+    }
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let deaf = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let far = Sidecar::between(&dir, local(1), deaf.local_addr().unwrap(), &[]);
+    let near = Sidecar::between(&dir, far.inbound, local(1), &[]);
+    let before = [near.memory(), far.memory()];
+    let mut writers = Vec::new();
+    let mut kept = Vec::new();
+    for _ in 0..READERS {
+        let writer = connect(near.outbound).unwrap();
+        kept.push(deaf.accept().unwrap());
+        writer.set_nonblocking(true).unwrap();
+        writers.push(writer);
+    }
+    let block = vec![0; 1 << 20];
+    eventually("all are backlogged", || {
+        let written: usize = writers.iter_mut().map(|writer| writer.write(&block).unwrap_or(0)).sum();
+        std::thread::sleep(Duration::from_millis(200));
+        (written == 0).then_some(())
+    });
+    // 8 MiB for each of four threads at most, 40 KiB for each connection and way, and as much again for all else.
+    let most = 4 * 8 * 1024 + READERS * 80;
+    for (name, after, before) in [("near", near.memory(), before[0]), ("far", far.memory(), before[1])] {
+        println!("{name}: {} KiB for {READERS} readers", after - before);
+        assert!(after - before < most, "{name}: {} KiB for {READERS} readers that do not read", after - before);
+    }
+}
+
 /// The kubelet's probes are answered while strangers hold as many connections as there may be.
 #[test]
 fn probes_are_answered_in_a_crowd() {

@@ -104,6 +104,20 @@ fn one_peer_has_no_more_connections_than_it_may() {
     });
 }
 
+#[test]
+fn whoever_waits_for_a_place_is_not_left_in_silence() {
+    let app = App::echo();
+    let near = plain(&app, &["--max-connections=2"]);
+    let mut held: Vec<TcpStream> = (0..2).map(|_| connect(near.outbound).unwrap()).collect();
+    held.iter_mut().for_each(|stream| assert_echo(stream, "held"));
+    let mut waiting = connect(near.outbound).unwrap();
+    near.log_line(&["as many connections as may be", "--max-connections"]);
+    let waits = r#"bypassctl_accept_waits_total{direction="outbound",option="--max-connections"}"#;
+    assert!(near.get("/metrics").1.contains(waits));
+    held.pop();
+    assert_echo(&mut waiting, "let in");
+}
+
 fn order(near: &Sidecar, fault: &str) {
     let (status, body) = http_with(near.admin, "POST", "/faults", fault).unwrap();
     assert_eq!(status, 201, "{fault}: {body}");

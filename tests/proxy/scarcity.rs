@@ -74,6 +74,36 @@ fn a_full_disk_for_logs_stops_nothing() {
     assert!(refused.is_some_and(|line| line.ends_with(" 3")), "a refusal was lost with its log line");
 }
 
+/// Promise: whoever reads the log may stall (a container runtime that restarts, a node's disk that hangs): lines are lost
+/// and counted, and nothing else is.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    const LINES: usize = 6000;
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut command = Command::new(executable());
+    command.stderr(writer);
+    let app = App::echo();
+    let target = app.address.to_string();
+    let args = ["--mode=disabled", "--outbound-target", &target, "--inbound-target", &target, "--drain-timeout=1"];
+    let options = [&args[..], &["--max-connections-per-peer=100000"]].concat();
+    let mut sidecar = Sidecar::start_by(&mut command, &options);
+    let mut held = connect(sidecar.outbound).unwrap();
+    for _ in 0..LINES {
+        drop(connect(sidecar.outbound).unwrap());
+    }
+    assert_echo(&mut held, "still here");
+    assert_echo(&mut connect(sidecar.outbound).unwrap(), "and new ones");
+    eventually("lost lines are counted", || {
+        let metrics = sidecar.get("/metrics").1;
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("bypassctl_log_lines_lost_total "))?.to_owned();
+        (lost.parse::<u64>().unwrap() > 0).then_some(())
+    });
+    sidecar.signal(nix::sys::signal::Signal::SIGTERM);
+    eventually("it ends", || sidecar.has_ended());
+    drop(reader);
+}
+
 fn set_clock(file: &Path, offset: &str) {
     let new = file.with_extension("new");
     std::fs::write(&new, offset).unwrap();

@@ -169,6 +169,34 @@ fn a_cut_stream_is_an_abort_and_not_an_end() {
 }
 
 /// Promise: a half-closed connection on which nothing moves is closed after the timeout.
+/// A half-closed connection whose reader takes its time is not one that nothing moves on: what the kernel still delivers
+/// counts.
+#[test]
+fn a_slow_reader_gets_all_of_a_stream_that_has_ended() {
+    const BYTES: usize = 3_000_000;
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::serving(|mut stream| {
+        socket2::SockRef::from(&stream).set_recv_buffer_size(16 * 1024).unwrap();
+        let (mut read, mut block) = (0, [0; 32 * 1024]);
+        while let Ok(n @ 1..) = stream.read(&mut block) {
+            read += n;
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let _ = stream.write_all(read.to_string().as_bytes());
+    });
+    let far = Sidecar::between(&dir, local(1), app.address, &["--half-close-timeout=1"]);
+    // The near one sees nothing of what the far one still has.
+    let near = Sidecar::between(&dir, far.inbound, local(1), &[]);
+    let mut stream = connect(near.outbound).unwrap();
+    stream.set_read_timeout(Some(4 * DEADLINE)).unwrap();
+    stream.write_all(&vec![7; BYTES]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, BYTES.to_string());
+}
+
 #[test]
 fn a_half_closed_connection_does_not_linger_for_ever() {
     let (address, apps) = app_in_hand();

@@ -14,12 +14,15 @@ use tokio::net::TcpStream;
 use crate::core::outcome::Reason;
 use crate::proxy::faults::Gate;
 use crate::proxy::pump::passage::Passage;
-use crate::proxy::pump::pool::{self, Lent, PLAIN, SEALED, SMALL};
+use crate::proxy::pump::pool::{self, Lent, SMALL};
 use crate::proxy::pump::{Moved, Peer, Tally};
+use crate::proxy::socket::unsent;
 use crate::tls::{Buffer, Opened, Session};
 
 /// Batches that a connection moves before others of its thread have their turn: half a millisecond of work.
 const TURNS: usize = 2;
+/// Behind what waits for the rest of a message, which is never the app's bytes.
+const A_LITTLE: usize = 1024;
 
 /// Which side broke, and how.
 #[derive(Debug)]
@@ -47,6 +50,16 @@ impl Broken {
     fn tls(error: rustls::Error) -> Self {
         Self::peer(io::Error::new(io::ErrorKind::InvalidData, error))
     }
+}
+
+/// See [`Engine::progress`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    moved: u64,
+    /// What the kernel has not taken yet of either batch.
+    held: [usize; 2],
+    /// What the far sides have not taken yet of what the kernel has.
+    unsent: [u64; 2],
 }
 
 /// One direction.
@@ -127,6 +140,16 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// How far both streams have come: as long as it changes, somebody reads, however slowly.
+    pub(super) fn progress(&self, moved: &Moved) -> Progress {
+        let held = |way: &Way| way.held.as_ref().map_or(0, |held| held.filled().len());
+        Progress {
+            moved: moved.sum(),
+            held: [held(&self.outwards), held(&self.inwards)],
+            unsent: [unsent(&self.app), unsent(&self.peer)],
+        }
+    }
+
     /// Takes no more from anybody: what is held goes out, and an orderly end behind it.
     pub(super) fn say_farewell(&mut self) -> Result<(), Broken> {
         self.inwards.ending = true;
@@ -150,8 +173,12 @@ impl<'a> Engine<'a> {
             }
             turns -= 1;
             ready!(self.app.poll_read_ready(cx)).map_err(Broken::app)?;
+            // Where it goes to comes first; in plaintext it stays where it is.
+            let sealed = self.session.is_some().then(pool::borrow);
             let mut plain = pool::borrow();
-            let read = ready!(poll_fill(&mut self.app, &mut plain, PLAIN, cx)).map_err(Broken::app)?;
+            let most = sealed.as_ref().map_or_else(|| plain.plain(), Lent::plain);
+            let read = ready!(poll_fill(&mut self.app, &mut plain, most, cx)).map_err(Broken::app)?;
+            self.outwards.held = sealed;
             self.outwards.ending = read == 0;
             self.outwards.owed += read;
             self.seal(Some(plain).filter(|_| read > 0))?;
@@ -177,20 +204,21 @@ impl<'a> Engine<'a> {
             if std::mem::take(&mut self.fresh) {
                 let mut unopened = pool::borrow();
                 unopened.extend(&std::mem::take(&mut self.partial));
-                self.open(unopened);
+                self.open(unopened, pool::borrow());
                 continue;
             }
             ready!(self.peer.poll_read_ready(cx)).map_err(Broken::peer)?;
+            let plain = pool::borrow();
             let mut read = pool::borrow();
             read.extend(&self.partial);
             // A message of TLS's own can lie in several records, all of which wait for the last.
             read.room_for(SMALL);
-            let most = SEALED.max(self.partial.len() + SMALL);
+            let most = plain.sealed().max(self.partial.len() + A_LITTLE);
             let filled = ready!(poll_fill(&mut self.peer, &mut read, most, cx)).map_err(Broken::peer)?;
             match (filled, &self.session) {
                 (0, Some(_)) => return Poll::Ready(Err(Broken::peer(truncated()))),
                 (0, None) => self.inwards.ending = true,
-                (_, Some(_)) => self.open(read),
+                (_, Some(_)) => self.open(read, plain),
                 (_, None) => {
                     self.inwards.owed = filled;
                     self.inwards.held = Some(read);
@@ -217,9 +245,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Takes the peer's records for the app.
-    fn open(&mut self, mut read: Lent) {
+    fn open(&mut self, mut read: Lent, mut plain: Lent) {
         let Some(session) = &mut self.session else { return };
-        let mut plain = pool::borrow();
         let mut answer = Buffer::default();
         match session.open(read.filled_mut(), &mut plain, &mut answer) {
             Ok(Opened { consumed, closed }) => {

@@ -23,7 +23,7 @@ use crate::core::outcome::Reason;
 use crate::proxy::connection::Ending;
 use crate::proxy::faults::Gate;
 use crate::proxy::handshake::last_word;
-use crate::proxy::pump::engine::{Broken, Engine};
+use crate::proxy::pump::engine::{Broken, Engine, Progress};
 use crate::proxy::socket::reset_on_close;
 use crate::tls::Session;
 
@@ -156,7 +156,8 @@ async fn until_the_end(
         if aborted.as_mut().is_some_and(|aborted| aborted.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Ok(Reason::FaultInjected));
         }
-        state.poll_half_closed(moved, bounds.half_close_timeout, cx).map(|()| Ok(Reason::HalfCloseTimeout))
+        let progress = || engine.progress(moved);
+        state.poll_half_closed(progress, bounds.half_close_timeout, cx).map(|()| Ok(Reason::HalfCloseTimeout))
     })
     .await
 }
@@ -169,8 +170,8 @@ struct State {
     out_done: bool,
     /// The peer takes no more bytes; an alert of its may say why.
     refused: Option<(Broken, Timer)>,
-    /// Since when nothing has moved, in bytes.
-    half_closed: Option<(u64, Timer)>,
+    /// Since when nothing has moved.
+    half_closed: Option<(Progress, Timer)>,
 }
 
 type Timer = Pin<Box<Sleep>>;
@@ -209,14 +210,19 @@ impl State {
     }
 
     /// Ready when one side has closed and nothing has moved for this long.
-    fn poll_half_closed(&mut self, moved: &Moved, timeout: Duration, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_half_closed(
+        &mut self,
+        progress: impl Fn() -> Progress,
+        timeout: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         if !self.in_done && !self.out_done {
             return Poll::Pending;
         }
-        let (before, timer) = self.half_closed.get_or_insert_with(|| (moved.sum(), Box::pin(sleep(timeout))));
+        let (before, timer) = self.half_closed.get_or_insert_with(|| (progress(), Box::pin(sleep(timeout))));
         loop {
             ready!(timer.as_mut().poll(cx));
-            let now = moved.sum();
+            let now = progress();
             if now == *before {
                 return Poll::Ready(());
             }

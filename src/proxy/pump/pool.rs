@@ -2,6 +2,7 @@
 //!
 //! Invariant: a connection that waits for bytes holds none. However many connections are backlogged, a thread has no
 //! more than [`MOST_LARGE`] large buffers; the others make do with small ones, so memory stays bounded under slow readers.
+//! Whoever reads knows where it goes to, and reads no more than fits there: no buffer grows to take a batch.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -14,9 +15,9 @@ const RECORDS: usize = 32;
 /// A TLS record's plaintext (RFC 8446, section 5.1).
 const RECORD: usize = 16 * 1024;
 /// Plaintext that fills whole records.
-pub(super) const PLAIN: usize = RECORDS * RECORD;
+const PLAIN: usize = RECORDS * RECORD;
 /// The same records in TLS 1.3: header, content type, tag.
-pub(super) const SEALED: usize = RECORDS * (RECORD + 22);
+const SEALED: usize = RECORDS * (RECORD + 22);
 /// Room for either in any version and suite that we speak, and for a key update beside it.
 const LARGE: usize = RECORDS * (RECORD + 64) + 1024;
 /// Room for any one record (RFC 5246, section 6.2.3: 2048 bytes more than its plaintext).
@@ -54,6 +55,16 @@ pub(super) fn borrow() -> Lent {
 }
 
 impl Lent {
+    /// How much plaintext fits in it, once it is sealed.
+    pub(super) const fn plain(&self) -> usize {
+        if self.large { PLAIN } else { RECORD }
+    }
+
+    /// How many bytes of records may be opened into it: what is in them is less.
+    pub(super) const fn sealed(&self) -> usize {
+        if self.large { SEALED } else { SMALL }
+    }
+
     /// A buffer of its own for a few bytes.
     pub(super) fn exactly(bytes: &[u8]) -> Self {
         let mut buffer = Buffer::new(bytes.len());
