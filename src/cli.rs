@@ -28,10 +28,12 @@ pub use check::{
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
 pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
+pub use source::SourceArgs;
 
 mod certs;
 mod check;
 mod inject;
+mod source;
 
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
 #[derive(Debug, Parser)]
@@ -184,6 +186,8 @@ pub struct ProxyArgs {
     pub permissive_until: Option<String>,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Which peers may connect: spiffe://… (a trailing * matches the rest), dns:NAME, or ca; repeatable
     /// [default: the identity of our own certificate]
     #[arg(long, env = "BYPASSCTL_ALLOW", value_delimiter = ',', value_name = "IDENTITY")]

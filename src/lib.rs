@@ -9,7 +9,7 @@
 //! kube, namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`tls`], [`sandbox`],
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`sources`], [`tls`], [`sandbox`],
 //! [`webhook`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
@@ -23,5 +23,6 @@ pub mod netfilter;
 pub mod pod;
 pub mod proxy;
 pub mod sandbox;
+pub mod sources;
 pub mod tls;
 pub mod webhook;

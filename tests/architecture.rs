@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LINES: usize = 500;
 
 /// What a part of the crate may name of the crate. A part is a file or folder directly in `src`.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("main", &["commands"]),
     (
         "lib",
@@ -23,12 +23,29 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "pod",
             "proxy",
             "sandbox",
+            "sources",
             "tls",
             "webhook",
         ],
     ),
     ("cli", &["core"]),
-    ("commands", &["cli", "cluster", "core", "demo", "http", "netfilter", "pod", "proxy", "sandbox", "tls", "webhook"]),
+    (
+        "commands",
+        &[
+            "cli",
+            "cluster",
+            "core",
+            "demo",
+            "http",
+            "netfilter",
+            "pod",
+            "proxy",
+            "sandbox",
+            "sources",
+            "tls",
+            "webhook",
+        ],
+    ),
     ("demo", &["core", "netfilter", "sandbox", "tls"]),
     ("netfilter", &["core"]),
     ("cluster", &["core", "http"]),
@@ -37,6 +54,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("proxy", &["core", "pod", "tls"]),
     ("tls", &["core"]),
     ("sandbox", &["core"]),
+    ("sources", &["core", "tls"]),
     ("webhook", &["cluster", "core", "tls"]),
 ];
 

@@ -7,7 +7,7 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cli::{AnnounceArgs, ProxyArgs, TlsArgs};
+use crate::cli::{AnnounceArgs, ProxyArgs, SourceArgs, TlsArgs};
 use crate::cluster::announce::Announcer;
 use crate::cluster::client::{Target, connect};
 use crate::commands::{Failure, Outcome};
@@ -16,9 +16,11 @@ use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::news::Standing;
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, SidecarError, TlsFiles};
+use crate::core::source::{Asked, Issuer, TlsSource, UnixEndpoint};
 use crate::netfilter::guard::Guard;
 use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
+use crate::sources::Source;
 use crate::tls::{Reloader, Terms};
 
 /// Until the API server is asked for again.
@@ -33,14 +35,22 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let announcement = announcement(&args.announce);
     let config = configure(args).map_err(Failure::usage)?;
     let terms = Terms { allow: config.allow.clone(), min_version: config.tls_min_version, overlap: config.ca_overlap };
-    let reloader = config.tls.clone().map(|files| Reloader::start(files, terms));
-    let reloader = reloader.transpose().map_err(Failure::usage)?;
+    let (reloader, source) = match config.tls.clone() {
+        None => (None, None),
+        Some(TlsSource::Files(files)) => (Some(Reloader::start(files, terms).map_err(Failure::usage)?), None),
+        Some(TlsSource::Asked(asked)) => {
+            let (source, supplied) = Source::new(asked);
+            (Some(Reloader::follow(supplied, terms)), Some(source))
+        }
+    };
     let guard = guard(&config, repair)?;
     raise_descriptor_limit();
     // Accepts, and serves the admin port; connections have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listeners = Listeners::bind(&config)?;
+        // Ends with the runtime.
+        source.map(|source| tokio::spawn(source.run()));
         let (news, announcing) = announcement
             .map(|announcement| {
                 let (news, heard) = watch::channel(Standing::default());
@@ -133,6 +143,36 @@ pub(super) fn tls_files(args: &TlsArgs) -> Result<TlsFiles, SidecarError> {
     Ok(TlsFiles { federated: tls_federated.clone(), revoked: tls_crl.clone(), ..files })
 }
 
+/// What SPIFFE calls its socket (SPIFFE Workload Endpoint, section 4).
+const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
+
+/// Files, or whoever is asked.
+fn tls_source(tls: &TlsArgs, source: SourceArgs) -> anyhow::Result<TlsSource> {
+    let TlsArgs { tls_dir, tls_cert, tls_key, tls_ca, .. } = tls;
+    let names_files = [tls_dir, tls_cert, tls_key, tls_ca].into_iter().any(Option::is_some);
+    let SourceArgs { spiffe_socket } = source;
+    let issuer = match spiffe_socket {
+        Some(endpoint) => Some(Issuer::Spiffe(endpoint)),
+        None if names_files => None,
+        None => spiffe_environment()?.map(Issuer::Spiffe),
+    };
+    Ok(match issuer {
+        None => TlsSource::Files(tls_files(tls)?),
+        Some(issuer) => {
+            TlsSource::Asked(Asked { issuer, federated: tls.tls_federated.clone(), revoked: tls.tls_crl.clone() })
+        }
+    })
+}
+
+fn spiffe_environment() -> anyhow::Result<Option<UnixEndpoint>> {
+    let text = std::env::var_os(SPIFFE_ENDPOINT_SOCKET).filter(|text| !text.is_empty());
+    let parse = |text: std::ffi::OsString| {
+        let parsed = text.to_string_lossy().parse();
+        parsed.map_err(|error: String| anyhow::anyhow!("{SPIFFE_ENDPOINT_SOCKET}: {error}"))
+    };
+    text.map(parse).transpose()
+}
+
 pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
     let ProxyArgs { cluster, agent, mode, tls, .. } = args;
     let raw = RawSidecar {
@@ -140,7 +180,7 @@ pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
         agent: AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port },
         mode,
         permissive_until: args.permissive_until,
-        tls: if mode == TlsMode::Disabled { None } else { Some(tls_files(&tls)?) },
+        tls: if mode == TlsMode::Disabled { None } else { Some(tls_source(&tls, args.source)?) },
         allow: args.allow,
         tls_min_version: args.tls_min_version,
         ca_overlap: Duration::from_secs(args.ca_overlap),

@@ -32,6 +32,7 @@ pub mod route;
 pub mod ruleset;
 pub mod saved;
 pub mod sidecar;
+pub mod source;
 pub mod status;
 pub mod verdict;
 pub mod wire;

@@ -16,6 +16,7 @@ use crate::core::identity::{Allow, IdentityError, TrustDomain};
 use crate::core::policy::PeerAddress;
 use crate::core::ports::PortSet;
 use crate::core::route::{TlsMode, is_this_host};
+use crate::core::source::TlsSource;
 
 /// Why the sidecar's settings do not go together.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +31,9 @@ pub enum SidecarError {
     #[error("--permissive-until {0:?} is no date: write YYYY-MM-DD")]
     Date(String),
     /// A mode with TLS needs all three files.
-    #[error("no {what}: give --tls-dir or {option} (or --mode disabled for no TLS at all)")]
+    #[error(
+        "no {what}: give --tls-dir or {option}, or a source of certificates such as --spiffe-socket (or --mode disabled for no TLS at all)"
+    )]
     NoTlsFile {
         /// What is missing.
         what: &'static str,
@@ -150,8 +153,8 @@ pub struct RawSidecar {
     pub mode: TlsMode,
     /// `--permissive-until`.
     pub permissive_until: Option<String>,
-    /// The files; `None` in a mode without TLS.
-    pub tls: Option<TlsFiles>,
+    /// Where credentials come from; `None` in a mode without TLS.
+    pub tls: Option<TlsSource>,
     /// `--allow`.
     pub allow: Vec<String>,
     /// `--tls-min-version`.
@@ -237,8 +240,8 @@ pub struct SidecarConfig {
     /// Last day of permissive mode, in UTC.
     #[serde(serialize_with = "date")]
     pub permissive_until: Option<Date>,
-    /// The files; `None` without TLS.
-    pub tls: Option<TlsFiles>,
+    /// Where credentials come from; `None` without TLS.
+    pub tls: Option<TlsSource>,
     /// Rules; empty means whoever has the identity of our own certificate.
     #[serde(serialize_with = "texts")]
     pub allow: Vec<Allow>,
@@ -357,7 +360,7 @@ fn texts<S: Serializer>(allow: &[Allow], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_seq(allow.iter().map(ToString::to_string))
 }
 
-fn federated<S: Serializer>(federated: &[(TrustDomain, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn federated<S: Serializer>(federated: &[(TrustDomain, PathBuf)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(federated.iter().map(|(domain, path)| (domain.to_string(), path)))
 }
 

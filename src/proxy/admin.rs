@@ -219,14 +219,18 @@ impl Sidecar {
     fn status(&self) -> serde_json::Value {
         let rules: serde_json::Map<_, _> =
             self.canary.states().into_iter().map(|(family, rules)| (family.to_owned(), json!(rules))).collect();
-        let credentials = self.credentials().map(|credentials| {
+        let in_use = self.credentials();
+        let credentials = self.reload_state().map(|reloads| {
+            let Some(credentials) = &in_use else {
+                return json!({ "chain": [], "roots": [], "warnings": [], "allowed": [], "reloads": reloads });
+            };
             json!({
                 "chain": credentials.chain,
                 "roots": credentials.roots.iter().map(root).collect::<Vec<_>>(),
                 "warnings": credentials.warnings,
                 "revocations": credentials.revocations,
                 "allowed": credentials.allowed.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "reloads": self.reload_state(),
+                "reloads": reloads,
             })
         });
         json!({

@@ -109,6 +109,12 @@ impl Failed {
         Self { reason: Reason::HandshakeTimeout, seen: None, allowed: None, detail }
     }
 
+    /// Nobody has supplied any yet; `/ready` says why.
+    pub(super) fn without_credentials() -> Self {
+        let detail = "the sidecar has no credentials yet".to_owned();
+        Self { reason: Reason::HandshakeFailed, seen: None, allowed: None, detail }
+    }
+
     pub(super) fn of(error: &io::Error) -> Self {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             return Self::of_tls(tls);

@@ -86,7 +86,9 @@ async fn terminate(
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Result<Peer, Reason> {
-    let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
+    let Some(credentials) = sidecar.credentials() else {
+        return Err(connection.fail(Failed::without_credentials()));
+    };
     let started = std::time::Instant::now();
     let session = Session::server(&credentials.server);
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;

@@ -106,7 +106,8 @@ struct Joined {
 #[derive(Debug)]
 struct Sidecar {
     config: SidecarConfig,
-    credentials: Option<watch::Receiver<Arc<Credentials>>>,
+    /// `None` without TLS; nothing in it as long as nobody has supplied any.
+    credentials: Option<watch::Receiver<Option<Arc<Credentials>>>>,
     reloads: Option<Arc<Mutex<ReloadState>>>,
     metrics: Metrics,
     board: Board,
@@ -232,9 +233,9 @@ fn warn_of_mode(config: &SidecarConfig) {
 }
 
 impl Sidecar {
-    /// The credentials in use; `None` without TLS.
+    /// The credentials in use; `None` without TLS, and as long as nobody has supplied any.
     fn credentials(&self) -> Option<Arc<Credentials>> {
-        self.credentials.as_ref().map(|current| Arc::clone(&current.borrow()))
+        self.credentials.as_ref().and_then(|current| current.borrow().clone())
     }
 
     /// What a handshake of this connection has to come to.

@@ -135,7 +135,9 @@ async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Re
 
 /// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS.
 async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext: bool) -> Result<Option<Peer>, Reason> {
-    let Some(credentials) = sidecar.credentials() else { return Err(Reason::HandshakeFailed) };
+    let Some(credentials) = sidecar.credentials() else {
+        return Err(connection.fail(Failed::without_credentials()));
+    };
     let stream = connect(sidecar, connection).await?;
     let name = ServerName::IpAddress(connection.peer().ip().into());
     let started = Instant::now();

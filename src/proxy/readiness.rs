@@ -59,12 +59,18 @@ impl Sidecar {
                 format!("our certificate is not valid: it expired at {}", timestamp(leaf.not_after))
             });
         }
+        let is_waiting = self.credentials.is_some() && self.credentials().is_none();
+        let fault = self.reload_state().and_then(|state| state.fault);
+        if is_waiting {
+            let fault = fault.as_deref().unwrap_or("whoever is asked for them has not answered yet");
+            reasons.push(format!("no credentials yet, so no connection is made with TLS: {fault}"));
+        }
         reasons.extend(self.canary.fault());
         if let Some(rules) = self.rules() {
             reasons.extend(rules.faults.into_iter().map(|fault| format!("rules: {fault}")));
             notes.extend(rules.notes.into_iter().map(|note| format!("rules: {note}")));
         }
-        if let Some(fault) = self.reload_state().and_then(|state| state.fault) {
+        if let Some(fault) = fault.filter(|_| !is_waiting) {
             notes.push(format!("new credentials are not usable, the last good ones serve: {fault}"));
         }
         for fault in self.faults.active() {

@@ -1,4 +1,4 @@
-//! Credentials' files, read as one set.
+//! What credentials are made of, and files of it, read as one set.
 //!
 //! Invariant: the files of a [`Material`] stood together on disk at one moment. Kubernetes changes a secret mount
 //! by swapping one symlink (`..data`); whoever reads in between gets one file of the old set and one of the new.
@@ -24,16 +24,19 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// What credentials are made of, as PEM; the key is wiped when it goes.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Material {
-    pub(super) certificate: Vec<u8>,
-    pub(super) key: Zeroizing<Vec<u8>>,
-    pub(super) ca: Vec<u8>,
+pub struct Material {
+    /// The chain, leaf first.
+    pub certificate: Vec<u8>,
+    /// The leaf's key.
+    pub key: Zeroizing<Vec<u8>>,
+    /// Roots that peers may lead to.
+    pub ca: Vec<u8>,
     /// Roots of other trust domains.
-    pub(super) federated: Vec<(TrustDomain, Vec<u8>)>,
+    pub federated: Vec<(TrustDomain, Vec<u8>)>,
     /// Revocation lists; empty without any.
-    pub(super) revoked: Vec<u8>,
+    pub revoked: Vec<u8>,
     /// Roots that were replaced and still count; what is wrong with them is nobody's business any more.
-    pub(super) former: Vec<Vec<u8>>,
+    pub former: Vec<Vec<u8>>,
 }
 
 impl Material {
@@ -47,6 +50,22 @@ impl Material {
 
 /// Reads the files until two readings in a row agree.
 pub(super) fn read(files: &TlsFiles) -> Result<Material, CredentialError> {
+    settled(files, read_once)
+}
+
+/// The files that count beside what somebody has issued; certificate and key come from there, the roots too unless
+/// `reads_ca`.
+pub(super) fn read_beside(files: &TlsFiles, reads_ca: bool) -> Result<Material, CredentialError> {
+    settled(files, |files| {
+        let ca = if reads_ca { read_file("CA", &files.ca)? } else { Vec::new() };
+        Ok(Material { ca, federated: read_federated(files)?, revoked: read_revoked(files)?, ..Material::default() })
+    })
+}
+
+fn settled(
+    files: &TlsFiles,
+    read_once: impl Fn(&TlsFiles) -> Result<Material, CredentialError>,
+) -> Result<Material, CredentialError> {
     let mut last = read_once(files)?;
     for _ in 0..ATTEMPTS {
         let again = read_once(files)?;
@@ -64,14 +83,18 @@ fn read_once(files: &TlsFiles) -> Result<Material, CredentialError> {
         certificate: read_file("certificate", &files.certificate)?,
         key: Zeroizing::new(read_file("private key", &files.key)?),
         ca: read_file("CA", &files.ca)?,
-        federated: files
-            .federated
-            .iter()
-            .map(|(domain, path)| Ok((domain.clone(), read_file("CA", path)?)))
-            .collect::<Result<_, CredentialError>>()?,
-        revoked: files.revoked.as_deref().map_or(Ok(Vec::new()), |path| read_file(REVOKED, path))?,
+        federated: read_federated(files)?,
+        revoked: read_revoked(files)?,
         former: Vec::new(),
     })
+}
+
+fn read_federated(files: &TlsFiles) -> Result<Vec<(TrustDomain, Vec<u8>)>, CredentialError> {
+    files.federated.iter().map(|(domain, path)| Ok((domain.clone(), read_file("CA", path)?))).collect()
+}
+
+fn read_revoked(files: &TlsFiles) -> Result<Vec<u8>, CredentialError> {
+    files.revoked.as_deref().map_or(Ok(Vec::new()), |path| read_file(REVOKED, path))
 }
 
 fn read_file(what: &'static str, path: &Path) -> Result<Vec<u8>, CredentialError> {

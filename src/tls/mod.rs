@@ -5,12 +5,14 @@
 mod buffer;
 mod certificate;
 mod credentials;
+mod encode;
 mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod inspect;
 pub mod issue;
+mod origin;
 mod record;
 mod reload;
 mod serving;
@@ -21,7 +23,9 @@ mod vouched;
 pub use buffer::Buffer;
 pub use certificate::{CertificateFacts, timestamp};
 pub use credentials::{CredentialError, Credentials, RevocationFacts};
-pub use files::read_regular;
+pub use encode::{certificates_pem, pem};
+pub use files::{Material, read_regular};
+pub use origin::{Supplied, Supply};
 pub use reload::{ReloadState, Reloader, Terms};
 pub use serving::{Serving, living_roots};
 pub use session::{Opened, Session};

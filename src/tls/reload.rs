@@ -1,6 +1,6 @@
-//! Credentials that follow their files.
+//! Credentials that follow their files, or whoever supplies them.
 //!
-//! Invariant: what the receivers see was checked as a whole; a fault on disk changes nothing but [`ReloadState`].
+//! Invariant: what the receivers see was checked as a whole; a fault at the source changes nothing but [`ReloadState`].
 
 use std::hash::RandomState;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,8 @@ use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::files::{self, Material};
+use crate::tls::files::Material;
+use crate::tls::origin::{Found, Origin, Supplied};
 
 /// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
 /// files a second costs nothing.
@@ -30,7 +31,7 @@ pub struct ReloadState {
     pub succeeded: u64,
     /// Times that new files were refused.
     pub failed: u64,
-    /// What is wrong with the files on disk now, while the last good ones serve.
+    /// What is wrong with the files on disk, or with whoever supplies credentials, while the last good ones serve.
     pub fault: Option<String>,
     /// When the credentials in use were taken.
     pub loaded_at: Option<String>,
@@ -47,18 +48,18 @@ pub struct Terms {
     pub overlap: Duration,
 }
 
-/// Credentials that follow their files.
+/// Credentials that follow their files, or whoever supplies them.
 pub struct Reloader {
-    files: TlsFiles,
+    origin: Origin,
     terms: Terms,
-    /// What is on disk, as far as it was usable.
-    latest: [u64; 2],
+    /// What is at the source, as far as it was usable.
+    latest: Option<[u64; 2]>,
     hasher: RandomState,
     past: Past,
     /// When what is in use has to be looked at again though the files are the same: a root that has ended vouches for
     /// nobody.
     look_again: Option<OffsetDateTime>,
-    current: watch::Sender<Arc<Credentials>>,
+    current: watch::Sender<Option<Arc<Credentials>>>,
     state: Arc<Mutex<ReloadState>>,
 }
 
@@ -68,21 +69,36 @@ impl Reloader {
     /// # Errors
     /// What is wrong with them.
     pub fn start(files: TlsFiles, terms: Terms) -> Result<Self, CredentialError> {
-        let set = files::read(&files)?;
+        let mut reloader = Self::new(Origin::Files(files), terms);
         let now = OffsetDateTime::now_utc();
-        let credentials = Arc::new(Credentials::check(&set, &files, &terms.allow, terms.min_version, now)?);
-        let state = ReloadState { loaded_at: Some(timestamp(now)), ..ReloadState::default() };
-        log_taken(&credentials, "credentials loaded");
-        let hasher = RandomState::new();
-        let (latest, look_again) = (set.fingerprint(&hasher), first_end(&credentials));
-        let past = Past::new(terms.overlap, set);
-        let (current, state) = (watch::Sender::new(credentials), Arc::new(Mutex::new(state)));
-        Ok(Self { files, terms, latest, hasher, past, look_again, current, state })
+        if let Some(taken) = reloader.take(now)? {
+            reloader.show(taken, now, "credentials loaded");
+        }
+        Ok(reloader)
     }
 
-    /// Sees every change.
+    /// Waits for what will be supplied.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
+    pub fn follow(supplied: Supplied, terms: Terms) -> Self {
+        Self::new(Origin::Supplied(supplied), terms)
+    }
+
+    fn new(origin: Origin, terms: Terms) -> Self {
+        Self {
+            origin,
+            latest: None,
+            hasher: RandomState::new(),
+            past: Past::new(terms.overlap),
+            terms,
+            look_again: None,
+            current: watch::Sender::default(),
+            state: Arc::default(),
+        }
+    }
+
+    /// Sees every change; `None` as long as nothing usable was supplied.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Credentials>>> {
         self.current.subscribe()
     }
 
@@ -92,12 +108,13 @@ impl Reloader {
         Arc::clone(&self.state)
     }
 
-    /// Looks at the files every second until it is stopped.
+    /// Looks at the source every second, and whenever something is supplied, until it is stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PERIOD) => {}
+                () = self.origin.changed() => {}
             }
             // A mount that hangs must hang neither a handshake nor the admin port.
             let Ok(next) = tokio::task::spawn_blocking(move || {
@@ -115,68 +132,102 @@ impl Reloader {
 
     fn look(&mut self) {
         let now = OffsetDateTime::now_utc();
-        let checked = files::read(&self.files).and_then(|set| {
-            let fingerprint = set.fingerprint(&self.hasher);
-            if self.latest == fingerprint && self.look_again.is_none_or(|at| now <= at) {
-                return Ok(None);
+        let mut is_new = false;
+        let unusable = match self.take(now) {
+            Ok(None) => None,
+            Ok(Some(taken)) => {
+                is_new = true;
+                let message = match self.current.borrow().is_some() {
+                    true => "credentials reloaded; new connections use them, old ones live on",
+                    false => "credentials loaded",
+                };
+                self.show(taken, now, message);
+                None
             }
-            let Terms { allow, min_version, .. } = &self.terms;
-            let check = |set: &Material| Credentials::check(set, &self.files, allow, *min_version, now);
-            let mut past = self.past.clone();
-            past.turn(set, now);
-            // What is not shown yet has to be good already.
-            let latest = check(&past.material(None))?;
-            let shown = past.pair.as_ref().map(|pair| check(&past.material(Some(pair))));
-            let credentials = match shown {
-                Some(Ok(earlier)) => {
-                    tracing::info!(
-                        until = timestamp(earlier.leaf.not_after.min(now + self.terms.overlap / 2)),
-                        "the former certificate is still shown: peers may not trust the new one's issuer yet"
-                    );
-                    earlier
-                }
-                Some(Err(_)) | None => {
-                    past.pair = None;
-                    latest
-                }
-            };
-            Ok(Some((fingerprint, past, credentials)))
-        });
+            Err(fault) => Some(fault.to_string()),
+        };
+        // That nothing newer comes is newer than what is wrong with what came.
+        let fault = self.origin.fault().or(unusable);
         let Ok(mut state) = self.state.lock() else { return };
-        match checked {
-            Ok(None) => {
-                if state.fault.take().is_some() {
-                    tracing::info!("the credentials on disk are again the ones in use");
-                }
-            }
-            Ok(Some((fingerprint, past, credentials))) => {
-                state.succeeded += 1;
-                state.fault = None;
-                state.loaded_at = Some(timestamp(now));
-                log_taken(&credentials, "credentials reloaded; new connections use them, old ones live on");
-                self.latest = fingerprint;
-                let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
-                self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
-                self.past = past;
-                self.current.send_replace(Arc::new(credentials));
-            }
-            Err(fault) => {
-                let fault = fault.to_string();
-                if state.fault.as_ref() != Some(&fault) {
-                    state.failed += 1;
-                    tracing::warn!(%fault, "credentials on disk are not usable; the last good ones stay in use");
-                    state.fault = Some(fault);
+        if state.fault == fault {
+            return;
+        }
+        let (is_supplied, has_any) = (self.origin.is_supplied(), self.current.borrow().is_some());
+        match &fault {
+            None if is_new => {}
+            None => tracing::info!("the credentials at their source are again the ones in use"),
+            Some(fault) => {
+                state.failed += 1;
+                match (is_supplied, has_any) {
+                    (false, _) => {
+                        tracing::warn!(%fault, "credentials on disk are not usable; the last good ones stay in use");
+                    }
+                    (true, true) => tracing::warn!(%fault, "no new credentials; the last good ones stay in use"),
+                    (true, false) => tracing::warn!(%fault, "no credentials yet, so no connection is made with TLS"),
                 }
             }
         }
+        state.fault = fault;
     }
+
+    /// What is at the source, checked; `None` if it is what is in use, or nothing yet.
+    fn take(&self, now: OffsetDateTime) -> Result<Option<Taken>, CredentialError> {
+        let Some((set, names)): Option<Found> = self.origin.read(now)? else { return Ok(None) };
+        let fingerprint = set.fingerprint(&self.hasher);
+        if self.latest == Some(fingerprint) && self.look_again.is_none_or(|at| now <= at) {
+            return Ok(None);
+        }
+        let Terms { allow, min_version, .. } = &self.terms;
+        let check = |set: &Material| Credentials::check(set, &names, allow, *min_version, now);
+        let mut past = self.past.clone();
+        past.turn(set, now);
+        // What is not shown yet has to be good already.
+        let latest = check(&past.material(None))?;
+        let shown = past.pair.as_ref().map(|pair| check(&past.material(Some(pair))));
+        let credentials = match shown {
+            Some(Ok(earlier)) => {
+                tracing::info!(
+                    until = timestamp(earlier.leaf.not_after.min(now + self.terms.overlap / 2)),
+                    "the former certificate is still shown: peers may not trust the new one's issuer yet"
+                );
+                earlier
+            }
+            Some(Err(_)) | None => {
+                past.pair = None;
+                latest
+            }
+        };
+        Ok(Some(Taken { fingerprint, past, credentials }))
+    }
+
+    fn show(&mut self, taken: Taken, now: OffsetDateTime, message: &str) {
+        let Taken { fingerprint, past, credentials } = taken;
+        log_taken(&credentials, message);
+        if let Ok(mut state) = self.state.lock() {
+            // The first ones are no reload.
+            state.succeeded += u64::from(self.latest.is_some());
+            state.loaded_at = Some(timestamp(now));
+        }
+        self.latest = Some(fingerprint);
+        let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
+        self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
+        self.past = past;
+        self.current.send_replace(Some(Arc::new(credentials)));
+    }
+}
+
+/// What is to be shown, and what is remembered of it.
+struct Taken {
+    fingerprint: [u64; 2],
+    past: Past,
+    credentials: Credentials,
 }
 
 /// What was replaced and still counts, beside what has taken its place. Empty without an overlap: then nothing is kept.
 #[derive(Clone)]
 struct Past {
     overlap: Duration,
-    latest: Material,
+    latest: Option<Material>,
     roots: Vec<(Vec<u8>, OffsetDateTime)>,
     /// The pair that is still shown: peers may not know yet who has signed the new one.
     pair: Option<Pair>,
@@ -190,19 +241,20 @@ struct Pair {
 }
 
 impl Past {
-    fn new(overlap: Duration, latest: Material) -> Self {
-        Self { overlap, latest, roots: Vec::new(), pair: None }
+    const fn new(overlap: Duration) -> Self {
+        Self { overlap, latest: None, roots: Vec::new(), pair: None }
     }
 
     /// Takes what is new.
     fn turn(&mut self, set: Material, now: OffsetDateTime) {
         self.roots.retain(|(_, until)| now < *until);
         self.pair.take_if(|pair| now >= pair.until);
-        let latest = std::mem::replace(&mut self.latest, set);
-        if latest.ca == self.latest.ca || self.overlap.is_zero() {
+        let (ca, certificate) = (set.ca.clone(), set.certificate.clone());
+        let Some(latest) = self.latest.replace(set) else { return };
+        if latest.ca == ca || self.overlap.is_zero() {
             return;
         }
-        if latest.certificate != self.latest.certificate && self.pair.is_none() {
+        if latest.certificate != certificate && self.pair.is_none() {
             let Material { certificate, key, .. } = latest;
             self.pair = Some(Pair { certificate, key, until: now + self.overlap / 2 });
         }
@@ -214,7 +266,7 @@ impl Past {
     }
 
     fn material(&self, pair: Option<&Pair>) -> Material {
-        let mut material = self.latest.clone();
+        let mut material = self.latest.clone().unwrap_or_default();
         material.former = self.roots.iter().map(|(roots, _)| roots.clone()).collect();
         if let Some(Pair { certificate, key, .. }) = pair {
             (material.certificate, material.key) = (certificate.clone(), key.clone());

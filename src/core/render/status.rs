@@ -83,8 +83,12 @@ fn certificates(text: &mut String, credentials: &Credentials) {
         [] => certificate.subject.to_string(),
         names => list(names),
     };
-    if let Some(leaf) = credentials.chain.first() {
-        fact(text, "certificate", format!("{}, until {}", names(leaf), leaf.not_after));
+    match credentials.chain.first() {
+        Some(leaf) => fact(text, "certificate", format!("{}, until {}", names(leaf), leaf.not_after)),
+        None => {
+            fact(text, "certificate", "none yet, so no connection is made with TLS".to_owned());
+            return;
+        }
     }
     for root in &credentials.roots {
         fact(text, "root", format!("{}, until {}", root.subject, root.not_after));
