@@ -1,8 +1,11 @@
 //! Options of who is asked for credentials.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
-use crate::core::source::UnixEndpoint;
+use crate::core::identity::TrustDomain;
+use crate::core::source::{HostPort, UnixEndpoint};
 
 /// Who is asked for certificate, key and roots, instead of files.
 #[derive(Debug, Args)]
@@ -12,4 +15,27 @@ pub struct SourceArgs {
     #[arg(long, env = "BYPASSCTL_SPIFFE_SOCKET", value_name = "URI",
         conflicts_with_all = ["tls_dir", "tls_cert", "tls_key", "tls_ca"])]
     pub spiffe_socket: Option<UnixEndpoint>,
+    /// Ask Istio's certificate authority for a certificate: istiod.istio-system.svc:15012
+    #[arg(long, env = "BYPASSCTL_ISTIO_CA", value_name = "HOST:PORT",
+        conflicts_with_all = ["tls_dir", "tls_cert", "tls_key", "tls_ca", "spiffe_socket"])]
+    pub istio_ca: Option<HostPort>,
+    /// With --istio-ca: the service account's token, projected for the audience istio-ca
+    #[arg(
+        long,
+        env = "BYPASSCTL_ISTIO_TOKEN",
+        default_value = "/var/run/secrets/tokens/istio-token",
+        value_name = "FILE"
+    )]
+    pub istio_token: PathBuf,
+    /// With --istio-ca: the mesh's roots, PEM: they vouch for the authority and for peers
+    #[arg(
+        long,
+        env = "BYPASSCTL_ISTIO_ROOT",
+        default_value = "/var/run/secrets/istio/root-cert.pem",
+        value_name = "FILE"
+    )]
+    pub istio_root: PathBuf,
+    /// With --istio-ca: the mesh's trust domain
+    #[arg(long, env = "BYPASSCTL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub trust_domain: TrustDomain,
 }

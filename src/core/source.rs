@@ -39,6 +39,23 @@ pub enum Issuer {
     /// A SPIFFE Workload API.
     #[serde(rename = "spiffe_socket")]
     Spiffe(UnixEndpoint),
+    /// Istio's certificate authority.
+    #[serde(rename = "istio_ca")]
+    Istio(IstioCa),
+}
+
+/// How to reach Istio's certificate authority, and as whom.
+#[derive(Clone, Debug, Serialize)]
+pub struct IstioCa {
+    /// Where.
+    pub address: HostPort,
+    /// The service account's token for it.
+    pub token: PathBuf,
+    /// Whom it is known by, and what vouches for peers, PEM.
+    pub root: PathBuf,
+    /// The trust domain of our SPIFFE ID.
+    #[serde(serialize_with = "text")]
+    pub trust_domain: TrustDomain,
 }
 
 fn text<S: Serializer>(text: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -81,6 +98,49 @@ impl FromStr for UnixEndpoint {
     }
 }
 
+/// A name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// A DNS name, or an address without brackets.
+    pub host: String,
+    /// TCP.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl Serialize for HostPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        text(self, serializer)
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(address: &str) -> Result<Self, String> {
+        let wrong = || format!("{address:?}: write HOST:PORT, such as istiod.istio-system.svc:15012");
+        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match bare {
+            Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
+            Some(_) => return Err(wrong()),
+            None => host,
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if bare.is_none() && (host.is_empty() || !host.chars().all(is_name)) {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +153,17 @@ mod tests {
         for text in ["", "/run/agent.sock", "unix://", "unix:///", "unix://run/agent.sock", "tcp://127.0.0.1:8081"] {
             let error = text.parse::<UnixEndpoint>().unwrap_err();
             assert!(error.contains("write unix:///"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_a_name_or_an_address() {
+        for text in ["istiod.istio-system.svc:15012", "127.0.0.1:1", "[::1]:65535"] {
+            assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+        }
+        for text in ["", "istiod", "istiod:", "istiod:0", "istiod:65536", ":15012", "::1:15012", "[x]:1", "https://i:1"]
+        {
+            assert!(text.parse::<HostPort>().unwrap_err().contains("HOST:PORT"), "{text}");
         }
     }
 }

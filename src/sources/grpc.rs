@@ -19,7 +19,7 @@ use tower::Service;
 use crate::sources::SourceError;
 
 /// How long to wait for a connection, or for an answer that is due at once.
-pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Certificates and bundles of dozens of trust domains are far smaller.
 const LARGEST: usize = 4 << 20;
 /// What somebody else says in a log of ours.
@@ -62,6 +62,17 @@ impl Connection {
         let requests = self.requests.clone();
         let service = tower::service_fn(move |request| requests.clone().send_request(request));
         Grpc::with_origin(service, self.origin.clone()).max_decoding_message_size(LARGEST)
+    }
+
+    /// An answer of one message.
+    pub(super) async fn once<Q, A>(&self, path: &'static str, request: tonic::Request<Q>) -> Result<A, Status>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let codec = ProstCodec::<Q, A>::default();
+        let mut client = self.client();
+        Ok(client.unary(request, PathAndQuery::from_static(path), codec).await?.into_inner())
     }
 
     /// An answer of many messages.

@@ -4,7 +4,9 @@
 //! in use whatever becomes of the source.
 
 mod grpc;
+mod istio;
 mod pause;
+mod renewal;
 mod spiffe;
 
 use tokio::sync::watch;
@@ -46,6 +48,7 @@ impl Source {
         let Asked { issuer, federated, revoked } = asked;
         let (from, ca) = match &issuer {
             Issuer::Spiffe(endpoint) => (format!("SPIFFE Workload API {endpoint}"), None),
+            Issuer::Istio(ca) => (format!("Istio's CA {}", ca.address), Some(ca.root.clone())),
         };
         let (sender, supply) = watch::channel(Supply::default());
         let outlet = Outlet { sender, from: from.clone() };
@@ -57,6 +60,7 @@ impl Source {
         let Self { issuer, outlet } = self;
         match issuer {
             Issuer::Spiffe(endpoint) => spiffe::run(&endpoint, &outlet).await,
+            Issuer::Istio(ca) => istio::run(&ca, &outlet).await,
         }
     }
 }

@@ -406,15 +406,15 @@ pub(super) fn pair(
     }
 }
 
-struct Roots {
-    store: RootCertStore,
+pub(super) struct Roots {
+    pub(super) store: RootCertStore,
     facts: Vec<CertificateFacts>,
     warnings: Vec<String>,
 }
 
 /// One broken root does not take the others with it; but somebody must hear of it, because it may be the one that half
 /// of the cluster needs.
-fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result<Roots, CredentialError> {
+pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result<Roots, CredentialError> {
     let what = "CA";
     let mut roots = Roots { store: RootCertStore::empty(), facts: Vec::new(), warnings: Vec::new() };
     let mut first_fault = None;

@@ -40,7 +40,7 @@ pub enum IssueError {
     },
 }
 
-fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, rcgen::Error> {
+pub(super) fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, rcgen::Error> {
     match algorithm {
         KeyAlgorithm::EcP256 => KeyPair::generate(),
         KeyAlgorithm::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a handshake that succeeds has passed [`crate::core::policy::authorize`].
 
+mod asking;
 mod buffer;
 mod certificate;
 mod credentials;
@@ -20,6 +21,7 @@ mod session;
 mod verify;
 mod vouched;
 
+pub use asking::{CertificateRequest, issued, request, trusting};
 pub use buffer::Buffer;
 pub use certificate::{CertificateFacts, timestamp};
 pub use credentials::{CredentialError, Credentials, RevocationFacts};

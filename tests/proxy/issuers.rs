@@ -1,9 +1,10 @@
 //! Those who are asked for credentials, speaking the real protocols.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bypassctl::tls::issue::{DevelopmentCa, IssuedLeaf};
@@ -157,5 +158,95 @@ impl tonic::server::ServerStreamingService<SvidRequest> for Fetch {
             Some((answer, heard))
         });
         std::future::ready(Ok(Response::new(Answers(answers.boxed()))))
+    }
+}
+
+/// `IstioCertificateRequest` of istio's ca.proto.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct IstioRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) csr: String,
+    #[prost(int64, tag = "3")]
+    pub(crate) validity_duration: i64,
+}
+
+/// `IstioCertificateResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct IstioResponse {
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) cert_chain: Vec<String>,
+}
+
+/// What istiod does with a request whose token it accepts; `None` to leave it unanswered.
+pub(crate) type Sign = Arc<dyn Fn(&str) -> Option<Result<IstioResponse, Status>> + Send + Sync>;
+
+/// How istiod is, at the moment.
+#[derive(Clone)]
+pub(crate) struct Behaviour {
+    pub(crate) token: String,
+    pub(crate) sign: Sign,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+}
+
+/// istiod's port for gRPC, on loopback.
+pub(crate) struct Istiod {
+    pub(crate) address: SocketAddr,
+    behaviour: Arc<Mutex<Behaviour>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Istiod {
+    pub(crate) fn start(behaviour: Behaviour) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let shared = Arc::clone(&behaviour);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    let tls = Arc::clone(&shared.lock().unwrap().tls);
+                    let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await else { return };
+                    serve(stream, move |request| {
+                        let service = Create(Arc::clone(&shared));
+                        Box::pin(async move {
+                            assert_eq!(
+                                request.uri().path(),
+                                "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+                            );
+                            tonic::server::Grpc::new(ProstCodec::default()).unary(service, request).await
+                        })
+                    })
+                    .await;
+                });
+            }
+        });
+        Self { address, behaviour, _runtime: runtime }
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.behaviour.lock().unwrap());
+    }
+}
+
+struct Create(Arc<Mutex<Behaviour>>);
+
+impl tonic::server::UnaryService<IstioRequest> for Create {
+    type Response = IstioResponse;
+    type Future = BoxFuture<'static, Result<Response<IstioResponse>, Status>>;
+
+    fn call(&mut self, request: Request<IstioRequest>) -> Self::Future {
+        let Behaviour { token, sign, .. } = self.0.lock().unwrap().clone();
+        Box::pin(async move {
+            let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+            if authorization != Some(&format!("Bearer {token}")) {
+                return Err(Status::unauthenticated("request authenticate failure"));
+            }
+            match sign(&request.into_inner().csr) {
+                Some(answer) => answer.map(Response::new),
+                None => std::future::pending().await,
+            }
+        })
     }
 }

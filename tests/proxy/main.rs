@@ -8,6 +8,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod issuers;
+mod istio_ca;
 mod lifecycle;
 mod log;
 mod metrics;
