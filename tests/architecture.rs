@@ -54,7 +54,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("proxy", &["core", "pod", "tls"]),
     ("tls", &["core"]),
     ("sandbox", &["core"]),
-    ("sources", &["core", "tls"]),
+    ("sources", &["cluster", "core", "tls"]),
     ("webhook", &["cluster", "core", "tls"]),
 ];
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::core::identity::TrustDomain;
-use crate::core::source::{HostPort, UnixEndpoint};
+use crate::core::source::{HostPort, UnixEndpoint, parse_signer};
 
 /// Who is asked for certificate, key and roots, instead of files.
 #[derive(Debug, Args)]
@@ -35,7 +35,11 @@ pub struct SourceArgs {
         value_name = "FILE"
     )]
     pub istio_root: PathBuf,
-    /// With --istio-ca: the mesh's trust domain
+    /// Ask for a certificate by a CertificateSigningRequest to this signer; --tls-ca names its roots
+    #[arg(long, env = "BYPASSCTL_CSR_SIGNER", value_name = "DOMAIN/NAME", value_parser = parse_signer,
+        requires = "tls_ca", conflicts_with_all = ["tls_dir", "tls_cert", "tls_key", "spiffe_socket", "istio_ca"])]
+    pub csr_signer: Option<String>,
+    /// With --istio-ca or --csr-signer: the trust domain of the SPIFFE ID that is asked for
     #[arg(long, env = "BYPASSCTL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub trust_domain: TrustDomain,
 }

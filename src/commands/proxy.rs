@@ -16,7 +16,7 @@ use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::news::Standing;
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, SidecarError, TlsFiles};
-use crate::core::source::{Asked, Issuer, IstioCa, TlsSource, UnixEndpoint};
+use crate::core::source::{Asked, CsrSigner, Issuer, IstioCa, TlsSource, UnixEndpoint};
 use crate::netfilter::guard::Guard;
 use crate::proxy::log::LogFilter;
 use crate::proxy::{self, Listeners};
@@ -150,12 +150,14 @@ const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 fn tls_source(tls: &TlsArgs, source: SourceArgs) -> anyhow::Result<TlsSource> {
     let TlsArgs { tls_dir, tls_cert, tls_key, tls_ca, .. } = tls;
     let names_files = [tls_dir, tls_cert, tls_key, tls_ca].into_iter().any(Option::is_some);
-    let SourceArgs { spiffe_socket, istio_ca, istio_token: token, istio_root: root, trust_domain } = source;
-    let issuer = match (spiffe_socket, istio_ca) {
-        (Some(endpoint), _) => Some(Issuer::Spiffe(endpoint)),
-        (None, Some(address)) => Some(Issuer::Istio(IstioCa { address, token, root, trust_domain })),
-        (None, None) if names_files => None,
-        (None, None) => spiffe_environment()?.map(Issuer::Spiffe),
+    let SourceArgs { istio_token: token, istio_root: root, trust_domain, .. } = source;
+    // clap has seen to it that there is one at most, and that a signer has its roots.
+    let issuer = match (source.spiffe_socket, source.istio_ca, source.csr_signer, tls_ca) {
+        (Some(endpoint), ..) => Some(Issuer::Spiffe(endpoint)),
+        (_, Some(address), ..) => Some(Issuer::Istio(IstioCa { address, token, root, trust_domain })),
+        (_, _, Some(name), Some(ca)) => Some(Issuer::Csr(CsrSigner { name, ca: ca.clone(), trust_domain })),
+        _ if names_files => None,
+        _ => spiffe_environment()?.map(Issuer::Spiffe),
     };
     Ok(match issuer {
         None => TlsSource::Files(tls_files(tls)?),

@@ -87,6 +87,15 @@ impl SpiffeId {
     }
 }
 
+impl SpiffeId {
+    /// Of what Kubernetes calls `system:serviceaccount:NAMESPACE:NAME`, as meshes name it; `None` if it is something else.
+    #[must_use]
+    pub fn of_service_account(trust_domain: &TrustDomain, user: &str) -> Option<Self> {
+        let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+        format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}").parse().ok()
+    }
+}
+
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}{}", self.trust_domain, self.path)

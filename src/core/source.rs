@@ -42,6 +42,9 @@ pub enum Issuer {
     /// Istio's certificate authority.
     #[serde(rename = "istio_ca")]
     Istio(IstioCa),
+    /// A signer of Kubernetes' CertificateSigningRequests.
+    #[serde(rename = "csr_signer")]
+    Csr(CsrSigner),
 }
 
 /// How to reach Istio's certificate authority, and as whom.
@@ -60,6 +63,30 @@ pub struct IstioCa {
 
 fn text<S: Serializer>(text: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(text)
+}
+
+/// A signer of Kubernetes' CertificateSigningRequests, and whom it is known by.
+#[derive(Clone, Debug, Serialize)]
+pub struct CsrSigner {
+    /// `DOMAIN/NAME`.
+    pub name: String,
+    /// What vouches for its certificates and for peers, PEM.
+    pub ca: PathBuf,
+    /// The trust domain of our SPIFFE ID.
+    #[serde(serialize_with = "text")]
+    pub trust_domain: TrustDomain,
+}
+
+/// What `--csr-signer` says.
+///
+/// # Errors
+/// If it is not `DOMAIN/NAME`.
+pub fn parse_signer(name: &str) -> Result<String, String> {
+    let parts = name.split_once('/').filter(|(domain, rest)| domain.contains('.') && !rest.is_empty());
+    match parts {
+        Some(_) => Ok(name.to_owned()),
+        None => Err(format!("{name:?} is no signer's name: write DOMAIN/NAME, such as example.com/remoting")),
+    }
 }
 
 /// A Unix socket as the SPIFFE Workload Endpoint writes it: `unix:///run/agent.sock` (section 4).

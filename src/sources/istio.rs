@@ -18,17 +18,14 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::core::identity::SpiffeId;
 use crate::core::source::IstioCa;
+use crate::sources::SourceError;
 use crate::sources::grpc::{Connection, excerpt, in_time};
-use crate::sources::pause::Pause;
 use crate::sources::renewal::Renewal;
-use crate::sources::{Outlet, SourceError};
 use crate::tls::{Material, read_regular, trusting};
 
 const CREATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 /// What istio-agent asks for by default; the authority may give less.
 const LIFETIME_SECONDS: i64 = 24 * 3600;
-/// `system:serviceaccount:NAMESPACE:NAME`, the subject of a service account's token.
-const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct CertificateRequest {
@@ -47,25 +44,7 @@ struct CertificateResponse {
     cert_chain: Vec<String>,
 }
 
-/// Asks for ever.
-pub(super) async fn run(ca: &IstioCa, outlet: &Outlet) {
-    let mut pause = Pause::new();
-    loop {
-        match obtain(ca).await {
-            Ok((material, renewal)) => {
-                outlet.give(material);
-                pause = Pause::new();
-                renewal.wait(&ca.root).await;
-            }
-            Err(error) => {
-                outlet.fail(&error);
-                pause.wait().await;
-            }
-        }
-    }
-}
-
-async fn obtain(ca: &IstioCa) -> Result<(Material, Renewal), SourceError> {
+pub(super) async fn obtain(ca: &IstioCa) -> Result<(Material, Renewal), SourceError> {
     let (root, token) = (read("--istio-root", &ca.root)?, read_token(&ca.token)?);
     let id = spiffe_id(ca, &token)?;
     let request = crate::tls::request(&id).map_err(|error| SourceError::Malformed(error.to_string()))?;
@@ -150,9 +129,6 @@ fn spiffe_id(ca: &IstioCa, token: &str) -> Result<SpiffeId, SourceError> {
     let read: Result<serde_json::Value, _> = serde_json::from_slice(&claims);
     claims.zeroize();
     let read = read.map_err(|_| wrong("it is no JSON web token"))?;
-    let subject = read["sub"].as_str().and_then(|subject| subject.strip_prefix(SERVICE_ACCOUNT));
-    let account = subject.and_then(|subject| subject.split_once(':'));
-    let (namespace, name) = account.ok_or_else(|| wrong("it is not a service account's"))?;
-    let id = format!("spiffe://{}/ns/{namespace}/sa/{name}", ca.trust_domain).parse();
-    id.map_err(|_| wrong("its service account has a name that no SPIFFE ID can hold"))
+    let id = read["sub"].as_str().and_then(|subject| SpiffeId::of_service_account(&ca.trust_domain, subject));
+    id.ok_or_else(|| wrong("it is not a service account's"))
 }

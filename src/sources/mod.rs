@@ -3,6 +3,7 @@
 //! Invariant: a source only hands over; [`Reloader`](crate::tls::Reloader) alone decides what is used, and what was good stays
 //! in use whatever becomes of the source.
 
+mod csr;
 mod grpc;
 mod istio;
 mod pause;
@@ -12,6 +13,8 @@ mod spiffe;
 use tokio::sync::watch;
 
 use crate::core::source::{Asked, Issuer};
+use crate::sources::pause::Pause;
+use crate::sources::renewal::Renewal;
 use crate::tls::{Material, Supplied, Supply};
 
 /// Why a source gave nothing. The same trouble always has the same words, so that it is logged once.
@@ -49,6 +52,7 @@ impl Source {
         let (from, ca) = match &issuer {
             Issuer::Spiffe(endpoint) => (format!("SPIFFE Workload API {endpoint}"), None),
             Issuer::Istio(ca) => (format!("Istio's CA {}", ca.address), Some(ca.root.clone())),
+            Issuer::Csr(signer) => (format!("CertificateSigningRequest to {}", signer.name), Some(signer.ca.clone())),
         };
         let (sender, supply) = watch::channel(Supply::default());
         let outlet = Outlet { sender, from: from.clone() };
@@ -60,7 +64,18 @@ impl Source {
         let Self { issuer, outlet } = self;
         match issuer {
             Issuer::Spiffe(endpoint) => spiffe::run(&endpoint, &outlet).await,
-            Issuer::Istio(ca) => istio::run(&ca, &outlet).await,
+            Issuer::Istio(ca) => {
+                let mut pause = Pause::new();
+                loop {
+                    outlet.settle(istio::obtain(&ca).await, &ca.root, &mut pause).await;
+                }
+            }
+            Issuer::Csr(signer) => {
+                let mut pause = Pause::new();
+                loop {
+                    outlet.settle(csr::obtain(&signer, &outlet).await, &signer.ca, &mut pause).await;
+                }
+            }
         }
     }
 }
@@ -75,6 +90,26 @@ struct Outlet {
 impl Outlet {
     fn give(&self, material: Material) {
         self.sender.send_replace(Supply { material: Some(material.into()), fault: None });
+    }
+
+    /// Tells what came of asking, and returns when it is time to ask again.
+    async fn settle(
+        &self,
+        obtained: Result<(Material, Renewal), SourceError>,
+        roots: &std::path::Path,
+        pause: &mut Pause,
+    ) {
+        match obtained {
+            Ok((material, renewal)) => {
+                self.give(material);
+                *pause = Pause::new();
+                renewal.wait(roots).await;
+            }
+            Err(error) => {
+                self.fail(&error);
+                pause.wait().await;
+            }
+        }
     }
 
     /// What was given stays.

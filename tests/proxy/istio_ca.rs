@@ -215,9 +215,9 @@ fn every_trouble_with_the_authority_has_its_own_words() {
     assert_eq!(fault(sidecar), "");
 }
 
-/// Promise: one source, and an address that is one.
+/// Promise: one source, and names that are some.
 #[test]
-fn istios_authority_and_another_source_are_not_mixed() {
+fn an_authority_and_another_source_are_not_mixed() {
     let refused = |args: &[&str]| {
         let output = Command::new(executable()).arg("proxy").args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
@@ -228,6 +228,13 @@ fn istios_authority_and_another_source_are_not_mixed() {
         let text = refused(&["--istio-ca", &address, other[0], other[1]]);
         assert!(text.contains("cannot be used with"), "{text}");
     }
+    let signer = ["--csr-signer", "example.com/remoting"];
+    for other in [["--tls-dir", "/tls"], ["--istio-ca", &address], ["--spiffe-socket", "unix:///agent.sock"]] {
+        let text = refused(&[&signer[..], &["--tls-ca", "/ca.crt"], &other[..]].concat());
+        assert!(text.contains("cannot be used with"), "{text}");
+    }
+    assert!(refused(&signer).contains("--tls-ca"));
+    assert!(refused(&["--csr-signer", "remoting", "--tls-ca", "/ca.crt"]).contains("write DOMAIN/NAME"));
     assert!(refused(&["--istio-ca", "istiod"]).contains("write HOST:PORT"));
     assert!(refused(&["--istio-ca", &address, "--trust-domain", "NO DOMAIN"]).contains("is no trust domain"));
 }
