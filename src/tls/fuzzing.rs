@@ -75,7 +75,7 @@ fn server() -> Arc<ServerConfig> {
     let leaf = ca.issue(&LeafRequest::for_service_account("cluster.local", "shop", "cart")).expect("a leaf");
     let set = Material {
         certificate: leaf.certificate_pem.into_bytes(),
-        key: leaf.key_pem.into_bytes().into(),
+        key: leaf.key_pem.as_bytes().to_vec().into(),
         ca: ca.certificate_pem().as_bytes().to_vec(),
         ..Material::default()
     };
