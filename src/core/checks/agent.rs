@@ -197,6 +197,9 @@ fn tls(subject: &Subject, findings: &mut Findings, proxy: &AgentContainer) {
     if proxy.option("mode") == Some("disabled") {
         return findings.pass(code, object, "TLS is disabled");
     }
+    if ["spiffe-socket", "istio-ca", "csr-signer"].into_iter().any(|source| proxy.option(source).is_some()) {
+        return findings.skip(code, object, "the proxy asks somebody for credentials, which no manifest shows");
+    }
     let Some(file) = proxy.option("tls-dir").or(proxy.option("tls-cert")) else {
         return findings.fail(
             code,

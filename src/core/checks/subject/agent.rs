@@ -8,12 +8,14 @@ use crate::core::config::{DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND
 use crate::core::ports::{DEFAULT_MANAGEMENT_PORT, DEFAULT_REMOTING_PORT, PortSet, Preset};
 
 /// The options that checks read.
-pub(in crate::core) const AGENT_OPTIONS: [&str; 14] = [
+pub(in crate::core) const AGENT_OPTIONS: [&str; 17] = [
     "admin-port",
     "agent-uid",
     "config",
+    "csr-signer",
     "drain-timeout",
     "inbound-port",
+    "istio-ca",
     "management-port",
     "mode",
     "outbound-port",
@@ -21,6 +23,7 @@ pub(in crate::core) const AGENT_OPTIONS: [&str; 14] = [
     "permissive-until",
     "preset",
     "remoting-port",
+    "spiffe-socket",
     "tls-cert",
     "tls-dir",
 ];
