@@ -311,7 +311,7 @@ impl SidecarConfig {
     /// Whether lists say what was revoked.
     #[must_use]
     pub fn has_revocations(&self) -> bool {
-        self.tls.as_ref().is_some_and(|files| files.revoked.is_some())
+        self.tls.as_ref().is_some_and(TlsSource::may_revoke)
     }
 
     /// Whether connections may be ended though neither side wants it.

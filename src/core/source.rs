@@ -19,6 +19,18 @@ pub enum TlsSource {
     Asked(Asked),
 }
 
+impl TlsSource {
+    /// Whether it may say what was revoked.
+    #[must_use]
+    pub const fn may_revoke(&self) -> bool {
+        match self {
+            Self::Files(files) => files.revoked.is_some(),
+            Self::Asked(Asked { issuer: Issuer::Spiffe(_), .. }) => true,
+            Self::Asked(asked) => asked.revoked.is_some(),
+        }
+    }
+}
+
 /// Whoever is asked for credentials, and the files that count beside theirs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {

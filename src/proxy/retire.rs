@@ -34,7 +34,7 @@ pub(super) async fn watch(sidecar: Arc<Sidecar>) {
             changed = credentials.changed() => {
                 // Whoever followed them has died, which the log says.
                 let Ok(()) = changed else { return };
-                let current = Arc::clone(&credentials.borrow_and_update());
+                let Some(current) = credentials.borrow_and_update().clone() else { continue };
                 revoke(&sidecar, current).await;
                 old = Old::of(&sidecar);
             }
