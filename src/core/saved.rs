@@ -220,8 +220,8 @@ fn service(service: &Service) -> Service {
 
 fn config_map(map: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let value = |key: &str, value: &str| {
-        if key.ends_with(".conf") || key.ends_with(".properties") {
-            values::settings(value)
+        if [".conf", ".properties", ".json"].iter().any(|end| key.ends_with(end)) {
+            values::settings(key, value)
         } else {
             values::variable(key, value, false)
         }

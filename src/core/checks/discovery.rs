@@ -58,18 +58,25 @@ fn bootstrap_label(subject: &Subject) -> Option<(String, String)> {
     if !subject.needs_api() {
         return None;
     }
-    let name = subject.service_name()?.value.as_str();
     // reference.conf of akka-discovery-kubernetes-api: pod-label-selector = "app=%s"
-    let selector = subject.settings.get("discovery.kubernetes-api.pod-label-selector");
-    let selector = selector.map_or("app=%s", |setting| setting.value.as_str()).replace("%s", name);
+    let key = "discovery.kubernetes-api.pod-label-selector";
+    if subject.settings.unknown(key).is_some() {
+        return None;
+    }
+    let selector = subject.settings.get(key).map_or("app=%s", |setting| setting.value.as_str());
+    let selector = match subject.service_name() {
+        Some(name) => selector.replace("%s", &name.value),
+        None if selector.contains("%s") => return None,
+        None => selector.to_owned(),
+    };
     selector.split_once('=').map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
 }
 
 fn name(subject: &Subject, findings: &mut Findings) {
     let (code, object) = ("bootstrap-service-name", &subject.object);
     let Some((key, value)) = bootstrap_label(subject) else {
-        let reason = if subject.needs_api() {
-            "the service name of bootstrap is not to be seen"
+        let reason = if subject.needs_api() || subject.method_is_unknown() {
+            "the name or the labels that bootstrap looks for are not to be seen"
         } else {
             "discovery does not go by labels"
         };
@@ -81,7 +88,9 @@ fn name(subject: &Subject, findings: &mut Findings) {
     if subject.labels.get(&key) == Some(&value) {
         return findings.pass(code, object, format!("bootstrap looks for {key}={value}, and the pods have it"));
     }
-    let source = subject.service_name().map_or("", |setting| setting.source.as_str());
+    let selector = subject.settings.get("discovery.kubernetes-api.pod-label-selector");
+    let fixed = selector.filter(|selector| !selector.value.contains("%s"));
+    let source = fixed.or_else(|| subject.service_name()).map_or("", |setting| setting.source.as_str());
     let message = format!("bootstrap looks for {key}={value} ({source}), and the pods have {}", pairs(subject.labels));
     let namespace = super::word(subject.namespace, "NAMESPACE");
     findings.fail(code, object, message, &format!("kubectl get pods -n {namespace} --show-labels"));
@@ -126,8 +135,11 @@ fn contact_points(subject: &Subject, all: &[Subject], findings: &mut Findings) {
             || (label.is_some() && other.namespace == subject.namespace && bootstrap_label(other) == label)
     });
     let replicas = together.map(Subject::replicas).try_fold(0_i32, |sum, replicas| Some(sum.saturating_add(replicas?)));
-    let setting =
-        subject.settings.get("management.cluster.bootstrap.contact-point-discovery.required-contact-point-nr");
+    let key = "management.cluster.bootstrap.contact-point-discovery.required-contact-point-nr";
+    if let Some(source) = subject.settings.unknown(key) {
+        return findings.skip(code, object, format!("required-contact-point-nr is not to be seen ({source})"));
+    }
+    let setting = subject.settings.get(key);
     let required = setting.and_then(|setting| setting.value.parse::<i32>().ok());
     let next = subject.kubectl("describe");
     if let Some(setting) = setting

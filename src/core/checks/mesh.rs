@@ -129,6 +129,9 @@ fn management_address(subject: &Subject, findings: &mut Findings) {
         Some(address) => {
             findings.pass("management-reachable", &subject.object, format!("management is bound to {}", address.value))
         }
+        None if HOSTNAMES.iter().any(|key| subject.settings.unknown(key).is_some()) => {
+            findings.skip("management-reachable", &subject.object, "management's address is not to be seen");
+        }
         None => findings.pass("management-reachable", &subject.object, "nothing binds management to loopback"),
     }
 }

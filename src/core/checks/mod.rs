@@ -9,7 +9,7 @@ use crate::core::report::{CheckResult, Observed, Severity, Status};
 pub(in crate::core) use mesh::asks_for_legacy_probes;
 pub(in crate::core) use secrets::{has_secret_option, is_secret};
 use subject::Subject;
-pub(in crate::core) use subject::{AGENT_OPTIONS, is_agent, is_jvm_options, is_read, plain_settings, set_by_variable};
+pub(in crate::core) use subject::{AGENT_OPTIONS, hocon, is_agent, is_jvm_options, is_read, set_by_variable};
 
 mod agent;
 pub mod catalog;

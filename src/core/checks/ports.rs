@@ -38,6 +38,8 @@ fn valid(subject: &Subject, findings: &mut Findings, app: &Container) {
 struct Kind {
     code: &'static str,
     name: &'static str,
+    /// Where the app is told.
+    key: &'static str,
     names: &'static [&'static str],
     port: fn(&Subject) -> (u16, &'static str),
     of_agent: fn(&AgentContainer) -> PortSet,
@@ -48,6 +50,7 @@ impl Kind {
         Self {
             code: "remoting-port-agreed",
             name: "remoting",
+            key: "remote.artery.canonical.port",
             names: &["remoting", "akka-remote", "artery", "pekko-remote"],
             port: |subject| subject.remoting(),
             of_agent: |agent| agent.remoting(),
@@ -58,6 +61,7 @@ impl Kind {
         Self {
             code: "management-port-agreed",
             name: "management",
+            key: "management.http.port",
             names: &["management", "akka-mgmt-http", "pekko-mgmt-http"],
             port: |subject| subject.management(),
             of_agent: |agent| agent.management(),
@@ -67,6 +71,9 @@ impl Kind {
 
 fn agreed(subject: &Subject, findings: &mut Findings, kind: &Kind) {
     let (port, source) = (kind.port)(subject);
+    if let Some(reason) = subject.unseen((port, source), kind.key) {
+        return findings.skip(kind.code, &subject.object, reason);
+    }
     let mut others = Vec::new();
     // A port of that name beside the right number may be another framework's.
     let declared = subject.container_ports().any(|(_, number)| number == port);

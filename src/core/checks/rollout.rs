@@ -78,7 +78,8 @@ fn grace(subject: &Subject, findings: &mut Findings) {
 
 fn setting(subject: &Subject, findings: &mut Findings, code: &'static str, path: &str) {
     let Some(setting) = subject.settings.get(path) else {
-        return findings.skip(code, &subject.object, format!("{path} is not to be seen in the manifest"));
+        let source = subject.settings.unknown(path).map(|source| format!(" ({source})")).unwrap_or_default();
+        return findings.skip(code, &subject.object, format!("{path} is not to be seen in the manifest{source}"));
     };
     if matches!(setting.value.as_str(), "off" | "false" | "no") {
         let message = format!("{path} is {} ({})", setting.value, setting.source);

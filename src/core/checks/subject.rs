@@ -13,9 +13,11 @@ pub(in crate::core) use agent::AGENT_OPTIONS;
 pub(super) use agent::{Agent, AgentContainer};
 pub(super) use mesh::{Mesh, MeshKind, holds, namespace_of, ports as mesh_ports};
 pub(super) use settings::{Setting, Settings};
-pub(in crate::core) use settings::{hocon as plain_settings, is_jvm_options, is_read, set_by_variable};
+pub(in crate::core) use settings::{is_jvm_options, is_read, set_by_variable};
 
 mod agent;
+mod environment;
+pub(in crate::core) mod hocon;
 mod mesh;
 mod settings;
 
@@ -25,6 +27,12 @@ const KNOWN_REMOTING: [u16; 4] = [2552, 25520, 17355, WRONG_PEKKO_PORT];
 const KNOWN_MANAGEMENT: [u16; 2] = [8558, 7626];
 /// What Pekko's page about Istio has where Artery's port should be.
 pub(super) const WRONG_PEKKO_PORT: u16 = 7355;
+
+/// Where the way of discovery is set.
+const METHODS: [&str; 2] =
+    ["management.cluster.bootstrap.contact-point-discovery.discovery-method", "discovery.method"];
+/// Who says a port that nobody says.
+const DEFAULT: &str = "the default, as nothing in the manifest says it";
 
 /// A workload that looks like nodes of a cluster.
 #[derive(Debug)]
@@ -124,7 +132,13 @@ impl<'a> Subject<'a> {
         if let Some(port) = numbers().find(|port| known.contains(port)) {
             return (port, "the container's ports");
         }
-        (asked.ranges().first().map_or(0, |range| range.first()), "the default, as nothing in the manifest says it")
+        (asked.ranges().first().map_or(0, |range| range.first()), DEFAULT)
+    }
+
+    /// Why a port that nothing declares may be another one than the default.
+    pub(super) fn unseen(&self, port: (u16, &str), key: &str) -> Option<String> {
+        let source = self.settings.unknown(key)?;
+        (port.1 == DEFAULT).then(|| format!("{key} is not to be seen ({source})"))
     }
 
     /// Name and number of the app's declared TCP ports.
@@ -154,8 +168,12 @@ impl<'a> Subject<'a> {
 
     /// How bootstrap looks for contact points; `None` where it is not to be seen.
     pub(super) fn discovery_method(&self) -> Option<&str> {
-        let keys = ["management.cluster.bootstrap.contact-point-discovery.discovery-method", "discovery.method"];
-        keys.iter().find_map(|key| self.settings.get(key)).map(|setting| setting.value.as_str())
+        METHODS.iter().find_map(|key| self.settings.get(key)).map(|setting| setting.value.as_str())
+    }
+
+    /// Whether something that is not to be seen says how bootstrap looks for contact points.
+    pub(super) fn method_is_unknown(&self) -> bool {
+        self.discovery_method().is_none() && self.settings.unknown(METHODS[0]).is_some()
     }
 
     /// Whether bootstrap asks DNS: it says so, or its service name is that of a headless Service of these pods and not
@@ -186,15 +204,17 @@ impl<'a> Subject<'a> {
 
     /// Whether the pods must read the Kubernetes API to find each other.
     pub(super) fn needs_api(&self) -> bool {
-        self.discovery_method().map_or_else(|| !self.asks_dns(), |method| method == "kubernetes-api")
+        self.discovery_method()
+            .map_or_else(|| !self.method_is_unknown() && !self.asks_dns(), |method| method == "kubernetes-api")
             && self.settings.get("cluster.seed-nodes").is_none()
             && self.settings.get("cluster.seed-nodes.0").is_none()
     }
 
-    /// Whether remoting has TLS of its own, without the agent and without a mesh.
+    /// Whether remoting has TLS of its own, or may have, without the agent and without a mesh.
     pub(super) fn has_own_tls(&self) -> bool {
         let tls = |key: &str, value: &str| self.settings.get(key).is_some_and(|setting| setting.value == value);
         tls("remote.artery.transport", "tls-tcp")
+            || self.settings.unknown("remote.artery.transport").is_some()
             || ["remote.netty.ssl", "remote.classic.netty.ssl"].iter().any(|key| self.settings.get(key).is_some())
     }
 

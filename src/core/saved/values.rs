@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use crate::core::checks::{
-    AGENT_OPTIONS, has_secret_option, is_jvm_options, is_read, is_secret, plain_settings, set_by_variable,
+    AGENT_OPTIONS, has_secret_option, hocon, is_jvm_options, is_read, is_secret, set_by_variable,
 };
 use crate::core::facts::REMOVED;
 
@@ -94,13 +94,30 @@ fn option(option: &str) -> String {
     format!("-D{name}={}", setting(path, value))
 }
 
-/// HOCON, as far as it is read: one setting a line.
-pub(super) fn settings(text: &str) -> String {
-    let line = |(path, value): (String, String)| {
-        let bare = path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(&path);
-        format!("{path} = {}\n", setting(bare, &value))
+/// A file of settings: what checks read, and of the rest the paths.
+pub(super) fn settings(file: &str, text: &str) -> String {
+    use hocon::Written;
+    if file.ends_with(".properties") {
+        let line = |(path, value): (String, Written)| match value {
+            Written::Plain(value) => format!("{path} = {}\n", setting(without_prefix(&path), &value)),
+            Written::Variable(_) | Written::Unclear => String::new(),
+        };
+        return hocon::properties(text).into_iter().map(line).collect();
+    }
+    let line = |(path, value): (String, Written)| {
+        let bare = without_prefix(&path);
+        let value = match value {
+            Written::Plain(value) if !value.is_empty() && value != hocon::LIST => Written::Plain(setting(bare, &value)),
+            Written::Variable(_) if !is_read(bare) => Written::Plain(REMOVED.to_owned()),
+            other => other,
+        };
+        hocon::written(&path, &value)
     };
-    plain_settings(text).into_iter().map(line).collect()
+    hocon::read(text).into_iter().map(line).collect()
+}
+
+fn without_prefix(path: &str) -> &str {
+    path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(path)
 }
 
 /// Command and arguments; `ours` where they are the agent's, whose options checks read.

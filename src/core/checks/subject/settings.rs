@@ -1,10 +1,12 @@
 //! What an app is told, as far as a manifest shows it: environment, `-D` options, ConfigMaps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use crate::core::facts::Facts;
+use super::environment::{Environment, Variable};
+use super::hocon::{self, Written};
+use crate::core::facts::{Facts, REMOVED};
 use crate::core::report::Observed;
 
 /// Variables that hold options of a JVM.
@@ -31,8 +33,10 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// What checks read, by its path without `akka.` or `pekko.`. A saved file of facts keeps these values and no others.
-const READ: [&str; 16] = [
+const READ: [&str; 18] = [
     "cluster.shutdown-after-unsuccessful-join-seed-nodes",
+    "config.file",
+    "config.resource",
     "coordinated-shutdown.exit-jvm",
     "discovery.kubernetes-api.pod-label-selector",
     "discovery.method",
@@ -62,9 +66,13 @@ pub(in crate::core::checks) struct Setting {
 }
 
 /// Settings by their path without `akka.` or `pekko.` in front; other properties of a JVM by their whole name.
+///
+/// Invariant: what may be set to something that is not to be seen is unknown, and has no value.
 #[derive(Clone, Debug, Default)]
 pub(in crate::core::checks) struct Settings {
     by_path: BTreeMap<String, Setting>,
+    /// Paths of which they, and all below them, may have been set to anything, and by whom; empty for all paths.
+    unknown: Vec<(String, String)>,
     of_cluster: usize,
 }
 
@@ -76,23 +84,33 @@ impl Settings {
         namespace: &str,
         facts: &Facts,
     ) -> Self {
+        let environment = Environment::of(container, labels, namespace, facts);
+        let arguments: Vec<(&str, &str)> = environment
+            .variables
+            .iter()
+            .filter(|(name, _)| is_jvm_options(name))
+            .filter_map(|(name, variable)| Some((variable.value.as_deref()?, name.as_str())))
+            .chain(
+                container.command.iter().chain(&container.args).flatten().map(|word| (&word[..], "the command line")),
+            )
+            .collect();
+        let mut properties = Self::default();
+        for (text, source) in arguments {
+            properties.options(text, source, &environment);
+        }
         let mut settings = Self::default();
-        // What comes later beats what came before: a file, the environment, options.
-        settings.config_maps(container, pod, namespace, facts);
-        for variable in container.env.iter().flatten() {
-            let field = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref());
-            let field = field.and_then(|field| match field.field_path.as_str() {
-                "metadata.namespace" => Some(namespace),
-                path => labels.get(path.strip_prefix("metadata.labels['")?.strip_suffix("']")?).map(String::as_str),
-            });
-            if let Some(value) = variable.value.as_deref().or(field) {
-                settings.variable(&variable.name, value, &format!("env {}", variable.name));
+        // What comes later beats what came before. Variables are read by reference.conf and by files that are not seen, so
+        // that a file that is seen beats them; those that force a setting beat files, and options beat everything.
+        for (name, variable) in &environment.variables {
+            settings.variable(name, variable);
+        }
+        settings.config_maps(container, pod, namespace, facts, &properties, &environment);
+        for (name, variable) in &environment.variables {
+            if let Some(mangled) = name.strip_prefix(FORCE) {
+                settings.known_or_not(&unmangled(mangled), variable.value.as_deref(), &variable.source);
             }
         }
-        let arguments = container.command.iter().chain(&container.args).flatten();
-        for argument in arguments {
-            settings.options(argument, "the command line");
-        }
+        settings.over(properties);
         settings
     }
 
@@ -102,87 +120,194 @@ impl Settings {
         self.by_path.get(path)
     }
 
+    /// Who may have set this path to something that is not to be seen.
+    pub(in crate::core::checks) fn unknown(&self, path: &str) -> Option<&str> {
+        let covers = |above: &str| is_below(path, above);
+        let unknown = self.unknown.iter().rev().find(|(above, _)| covers(above));
+        unknown.filter(|_| !self.by_path.contains_key(path)).map(|(_, source)| source.as_str())
+    }
+
     /// How many of them are settings of Akka or Pekko.
     pub(super) fn of_cluster(&self) -> usize {
         self.of_cluster
     }
 
     fn set(&mut self, path: &str, value: &str, source: &str) {
-        let ours = path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko."));
-        self.of_cluster += usize::from(ours.is_some());
+        let ours = bare(path);
+        self.of_cluster += usize::from(ours.len() < path.len());
         let setting = Setting { value: value.trim().trim_matches(['"', '\'']).to_owned(), source: source.to_owned() };
-        self.by_path.insert(ours.unwrap_or(path).to_owned(), setting);
+        self.by_path.insert(ours.to_owned(), setting);
     }
 
-    fn variable(&mut self, name: &str, value: &str, source: &str) {
-        if is_jvm_options(name) {
-            return self.options(value, source);
+    fn set_unknown(&mut self, path: &str, source: &str) {
+        let ours = bare(path);
+        self.of_cluster += usize::from(ours.len() < path.len() && !ours.is_empty());
+        self.by_path.retain(|below, _| !is_below(below, ours));
+        self.unknown.push((ours.to_owned(), source.to_owned()));
+    }
+
+    /// Sets it, unless the value holds something that another program fills in.
+    fn known_or_not(&mut self, path: &str, value: Option<&str>, source: &str) {
+        match value.filter(|value| !["${", "{{", REMOVED].iter().any(|unknown| value.contains(unknown))) {
+            Some(value) => self.set(path, value, source),
+            None => self.set_unknown(path, source),
         }
-        if let Some(mangled) = name.strip_prefix("CONFIG_FORCE_") {
-            return self.set(&unmangled(mangled), value, source);
+    }
+
+    /// Lets others, which came later, win.
+    fn over(&mut self, later: Self) {
+        for (path, source) in later.unknown {
+            self.set_unknown(&path, &source);
+        }
+        self.by_path.extend(later.by_path);
+        self.of_cluster += later.of_cluster;
+    }
+
+    fn variable(&mut self, name: &str, variable: &Variable) {
+        if name.starts_with(FORCE) || is_jvm_options(name) {
+            return;
         }
         let of_cluster = ["AKKA_", "PEKKO_"].iter().any(|prefix| name.starts_with(prefix));
         self.of_cluster += usize::from(of_cluster || name == BARE);
-        if let Some(path) = set_by_variable(name) {
-            self.by_path.insert(path, Setting { value: value.trim().to_owned(), source: source.to_owned() });
-        }
+        let Some(path) = set_by_variable(name) else { return };
+        self.known_or_not(&path, variable.value.as_deref(), &variable.source);
     }
 
-    fn options(&mut self, text: &str, source: &str) {
+    fn options(&mut self, text: &str, source: &str, environment: &Environment) {
         for option in text.split_whitespace() {
             let option = option.trim_matches(['"', '\'']);
-            if let Some((path, value)) =
-                option.strip_prefix("-D").or_else(|| option.strip_prefix("-J-D")).and_then(|rest| rest.split_once('='))
-            {
-                self.set(path, value, &format!("-D in {}", source.trim_start_matches("env ")));
-            }
+            let property = option.strip_prefix("-D").or_else(|| option.strip_prefix("-J-D"));
+            let Some((path, value)) = property.and_then(|rest| rest.split_once('=')) else { continue };
+            // What is left of `$` is for a shell.
+            let value = environment.expanded(value).filter(|value| !value.contains('$'));
+            self.known_or_not(path, value.as_deref(), &format!("-D in {source}"));
         }
     }
 
-    fn config_maps(&mut self, container: &Container, pod: &PodSpec, namespace: &str, facts: &Facts) {
+    fn config_maps(
+        &mut self,
+        container: &Container,
+        pod: &PodSpec,
+        namespace: &str,
+        facts: &Facts,
+        properties: &Self,
+        environment: &Environment,
+    ) {
         let Observed::Seen(maps) = &facts.objects.config_maps else { return };
         let find = |name: &str| maps.get_key_value(&format!("{namespace}/{name}"));
-        for (name, map) in mounted(container, pod).filter_map(find) {
-            for (_, text) in map.iter().filter(|(file, _)| file.ends_with(".conf") || file.ends_with(".properties")) {
-                for (path, value) in hocon(text) {
-                    self.set(&path, &value, &format!("ConfigMap {name}"));
+        let files: Vec<File> = mounted(container, pod)
+            .filter_map(find)
+            .flat_map(|(map, files)| files.iter().map(move |(name, text)| File { map, name, text }))
+            .filter(|file| file.is_configuration())
+            .collect();
+        let (chosen, is_certain) = chosen(&files, properties);
+        if chosen.is_empty() && !files.is_empty() {
+            self.set_unknown("", "the file that config.file or config.resource names");
+        }
+        for file in chosen {
+            self.file(&file, is_certain, environment);
+        }
+    }
+
+    fn file(&mut self, file: &File, is_certain: bool, environment: &Environment) {
+        let source = format!("ConfigMap {}", file.map);
+        let entries = file.entries();
+        for (path, written) in &entries {
+            match written {
+                _ if !is_certain => self.set_unknown(path, &format!("one of several files of {source}")),
+                Written::Plain(value) => self.known_or_not(path, Some(value), &source),
+                Written::Variable(name) => {
+                    // A path of the file itself comes before a variable of that name.
+                    let in_file = entries.iter().any(|(path, _)| path == name);
+                    let variable = environment.variables.get(name).filter(|_| !in_file);
+                    let value = variable.and_then(|variable| variable.value.as_deref());
+                    self.known_or_not(path, value, &format!("{source}, from ${{{name}}}"));
                 }
-            }
-        }
-        for source in container.env_from.iter().flatten() {
-            let Some((name, map)) = source.config_map_ref.as_ref().and_then(|from| find(&from.name)) else { continue };
-            for (variable, value) in map {
-                let variable = format!("{}{variable}", source.prefix.as_deref().unwrap_or_default());
-                self.variable(&variable, value, &format!("env {variable} of ConfigMap {name}"));
-            }
-        }
-        for variable in container.env.iter().flatten() {
-            let from = variable.value_from.as_ref().and_then(|from| from.config_map_key_ref.as_ref());
-            let Some((from, (name, map))) = from.and_then(|from| Some((from, find(&from.name)?))) else { continue };
-            if let Some(value) = map.get(&from.key) {
-                self.variable(&variable.name, value, &format!("env {} of ConfigMap {name}", variable.name));
+                Written::Unclear if path.is_empty() => {
+                    self.set_unknown(path, &format!("{source}, not all of which is understood"))
+                }
+                Written::Unclear => self.set_unknown(path, &source),
             }
         }
     }
+}
+
+/// A file of a ConfigMap.
+#[derive(Clone, Copy)]
+struct File<'a> {
+    map: &'a str,
+    name: &'a str,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn is_configuration(&self) -> bool {
+        [".conf", ".json", ".properties"].iter().any(|end| self.name.ends_with(end))
+            && (self.name.ends_with(".conf") || self.name.starts_with("application."))
+    }
+
+    fn entries(&self) -> Vec<(String, Written)> {
+        if self.name.ends_with(".properties") { hocon::properties(self.text) } else { hocon::read(self.text) }
+    }
+}
+
+/// The files that the JVM reads, and whether it surely does (Typesafe config: what -Dconfig.file or -Dconfig.resource
+/// names, else application.conf over application.json over application.properties).
+fn chosen<'a>(files: &[File<'a>], properties: &Settings) -> (Vec<File<'a>>, bool) {
+    const NAMED: [&str; 2] = ["config.file", "config.resource"];
+    let of_name = |name: &str| files.iter().filter(|file| file.name == name).copied().collect::<Vec<_>>();
+    if NAMED.iter().any(|key| properties.unknown(key).is_some()) {
+        return (files.to_vec(), false);
+    }
+    if let Some(named) = NAMED.iter().find_map(|key| properties.get(key)) {
+        let named = of_name(named.value.rsplit('/').next().unwrap_or_default());
+        let is_certain = named.len() < 2;
+        return (named, is_certain);
+    }
+    let by_default = ["application.properties", "application.json", "application.conf"].map(of_name);
+    let is_certain = by_default.iter().all(|files| files.len() < 2);
+    let by_default = by_default.concat();
+    if by_default.is_empty() {
+        // Its name may be given where nobody sees it.
+        return (files.to_vec(), files.len() < 2);
+    }
+    (by_default, is_certain)
+}
+
+/// Without `akka.` or `pekko.` in front.
+fn bare(path: &str) -> &str {
+    match path {
+        "akka" | "pekko" => "",
+        _ => path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(path),
+    }
+}
+
+/// Whether a path is this one or below it.
+fn is_below(path: &str, above: &str) -> bool {
+    above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Names of ConfigMaps whose files this container sees.
 fn mounted<'a>(container: &'a Container, pod: &'a PodSpec) -> impl Iterator<Item = &'a str> {
     let mounts = container.volume_mounts.iter().flatten();
-    mounts.filter_map(|mount| {
+    let mut seen = BTreeSet::new();
+    let names = mounts.filter_map(|mount| {
         let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
         volume.config_map.as_ref().map(|map| map.name.as_str())
-    })
+    });
+    names.filter(move |name| seen.insert(*name))
 }
 
+/// What variables begin with that force a setting.
+const FORCE: &str = "CONFIG_FORCE_";
 /// The only variable without a prefix that the documentation uses.
 const BARE: &str = "REQUIRED_CONTACT_POINT_NR";
 
 /// The path, without `akka.` or `pekko.`, of what a variable of this name sets.
 pub(in crate::core) fn set_by_variable(name: &str) -> Option<String> {
-    if let Some(mangled) = name.strip_prefix("CONFIG_FORCE_") {
+    if let Some(mangled) = name.strip_prefix(FORCE) {
         let path = unmangled(mangled);
-        return Some(path.strip_prefix("akka.").or_else(|| path.strip_prefix("pekko.")).unwrap_or(&path).to_owned());
+        return Some(bare(&path).to_owned());
     }
     let short = name.strip_prefix("AKKA_").or_else(|| name.strip_prefix("PEKKO_"));
     let short = short.or_else(|| (name == BARE).then_some(name))?;
@@ -204,45 +329,5 @@ fn unmangled(name: &str) -> String {
     name.replace("___", "\u{1}").replace("__", "\u{2}").replace('_', ".").replace('\u{1}', "_").replace('\u{2}', "-")
 }
 
-/// Paths and plain values of HOCON, as far as they are written one a line: enough for what people write, and never a guess
-/// about substitutions or includes.
-pub(in crate::core) fn hocon(text: &str) -> Vec<(String, String)> {
-    let mut stack: Vec<String> = Vec::new();
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let line = line.split("//").next().unwrap_or_default();
-        let line = line.split('#').next().unwrap_or_default().trim().trim_end_matches(',');
-        if let Some(path) = line.strip_suffix('{') {
-            if stack.len() < 32 {
-                stack.push(path.trim().trim_end_matches(['=', ':']).trim().trim_matches('"').to_owned());
-            }
-        } else if line.starts_with('}') {
-            stack.pop();
-        } else if let Some((path, value)) = line.split_once(['=', ':']) {
-            let value = value.trim();
-            // `${?PORT}` says nothing here, and an object on one line is read by nobody.
-            if !value.contains("${") && !value.starts_with(['{', '[']) && !value.is_empty() {
-                let path = stack.iter().map(String::as_str).chain([path.trim()]).filter(|part| !part.is_empty());
-                found.push((path.collect::<Vec<_>>().join("."), value.trim_matches('"').to_owned()));
-            }
-        }
-    }
-    found
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hocon_is_read_by_its_paths() {
-        let text = "akka {\n  remote.artery { # here\n    canonical.port = 25520\n  }\n  cluster.x: \"off\"\n}\npekko.a = ${?B}\n";
-        let expected = [("akka.remote.artery.canonical.port", "25520"), ("akka.cluster.x", "off")];
-        assert_eq!(hocon(text), expected.map(|(path, value)| (path.to_owned(), value.to_owned())));
-    }
-
-    #[test]
-    fn forced_settings_are_unmangled_as_typesafe_config_does() {
-        assert_eq!(unmangled("akka_coordinated__shutdown_exit__jvm"), "akka.coordinated-shutdown.exit-jvm");
-    }
-}
+mod tests;
