@@ -61,6 +61,11 @@ impl<'a> Asked<'a> {
         reason.starts_with(FORBIDDEN)
     }
 
+    /// Whether it is being deleted.
+    pub(in crate::core) fn is_leaving(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+
     /// Whether its containers run; who does not cannot answer.
     pub(in crate::core) fn is_running(&self) -> bool {
         self.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")

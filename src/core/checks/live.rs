@@ -27,7 +27,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
     }
     for ((namespace, app), pods) in &clusters {
         let object = format!("cluster/{namespace}/{app}");
-        results.extend(members::of_cluster(&object, pods));
+        results.extend(members::of_cluster(facts, &object, pods));
         results.extend(agents::of_cluster(&object, pods));
     }
     results

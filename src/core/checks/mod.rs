@@ -168,6 +168,15 @@ struct Check {
 }
 
 impl Check {
+    /// A command of ours on the cluster that this is about, where the object's name says in which namespace it is.
+    fn ours(&self, command: &str) -> String {
+        let mut parts = self.object.split('/').skip(1);
+        match (parts.next(), parts.next()) {
+            (Some(namespace), Some(_)) => format!("bypassctl {command} -n {namespace}"),
+            _ => format!("bypassctl {command}"),
+        }
+    }
+
     fn result(self, status: Status, message: impl Into<String>, hint: &str, next: &str) -> CheckResult {
         CheckResult {
             code: self.code,

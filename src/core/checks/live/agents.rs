@@ -154,11 +154,12 @@ fn plaintext(check: Check, status: &Status) -> CheckResult {
     if peers.is_empty() {
         return check.pass("every connection is encrypted");
     }
+    let next = check.ours("status");
     let shown: Vec<&str> = peers.iter().take(10).map(String::as_str).collect();
     check.fail(
         format!("{} peers speak plaintext with it: {}", peers.len(), shown.join(", ")),
         "they have no sidecar, or theirs is bypassed; once all have one, end the migration with --mode strict",
-        "bypassctl status",
+        &next,
     )
 }
 

@@ -37,8 +37,17 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     };
     let mut results = vec![check("management-answers", Severity::Error).pass(format!("{} answers", view.self_node))];
     results.push(joined(check("member-joined", Severity::Error), facts, asked, view, &logs));
-    results.extend(app_ready(check("app-ready", Severity::Warning), &asked.live.ready, &logs));
+    // A pod that leaves is not to be ready.
+    if !asked.is_leaving() {
+        results.extend(app_ready(check("app-ready", Severity::Warning), &asked.live.ready, &logs));
+    }
     results
+}
+
+/// Seconds since the pod's start, where Kubernetes says it.
+fn age(facts: &Facts, asked: &Asked<'_>) -> Option<i64> {
+    let started = asked.pod.status.as_ref()?.start_time.as_ref()?;
+    Some(facts.taken.unix_timestamp() - started.0.as_second())
 }
 
 fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &str) -> CheckResult {
@@ -46,13 +55,11 @@ fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &st
     if let (Some(me), Some(_)) = (me, &view.leader) {
         return check.pass(format!("it is {} in a cluster of {}", me.status, view.members.len()));
     }
-    let started = asked.pod.status.as_ref().and_then(|status| status.start_time.as_ref());
-    let age = started.map(|started| facts.taken.unix_timestamp() - started.0.as_second());
     let seeds = match &asked.live.seed_nodes {
         Observed::Seen(answer) => answer["seedNodes"].as_array().map_or(0, Vec::len),
         Observed::Unavailable(_) => 0,
     };
-    match age {
+    match age(facts, asked) {
         Some(age) if age < PATIENCE.whole_seconds() => {
             check.skip(format!("it has not joined yet, {age} s after its start"), "forming takes up to two minutes; ask again")
         }
@@ -78,7 +85,7 @@ fn app_ready(check: Check, ready: &Observed<Answer>, logs: &str) -> Option<Check
     })
 }
 
-pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> {
+pub(super) fn of_cluster(facts: &Facts, object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> {
     let views: Vec<(&Asked<'_>, &View)> = pods
         .iter()
         .filter_map(|pod| Some((*pod, pod.view.as_ref().ok()?)))
@@ -94,7 +101,7 @@ pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> 
         up(check("members-up", Severity::Warning), &views),
         agreed(check("leader-agreed", Severity::Warning), &views),
         pods_behind(check("members-are-pods", Severity::Warning), pods, &views),
-        members_behind(check("pods-are-members", Severity::Error), pods, &views),
+        members_behind(check("pods-are-members", Severity::Error), facts, pods, &views),
     ]
 }
 
@@ -119,21 +126,22 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 fn one_cluster(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
-    let groups = groups(views);
+    let (groups, next) = (groups(views), check.ours("status"));
     if let [only] = &groups[..] {
         return check.pass(format!("one cluster of {} members", only.len()));
     }
     let shown: Vec<String> = groups.iter().map(|group| format!("[{}]", list(group))).collect();
     check.fail(
         format!("{} clusters have formed: {}", groups.len(), shown.join(" and ")),
-        "each has its own singletons and shards, and they never merge; keep the larger one, restart the pods of the others \
-         once they reach it, and ask for as many contact points as there are replicas \
+        "each has its own singletons and shards, and they never merge; see which pods are in which, keep the larger one, delete \
+         the pods of the others once they reach it, and ask for as many contact points as there are replicas \
          (required-contact-point-nr)",
-        "kubectl delete pod",
+        &next,
     )
 }
 
 fn reachable(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let next = check.ours("status");
     let mut seen: BTreeMap<&Node, BTreeSet<&Node>> = BTreeMap::new();
     for unreachable in views.iter().flat_map(|(_, view)| &view.unreachable) {
         seen.entry(&unreachable.node).or_default().extend(&unreachable.observed_by);
@@ -146,11 +154,12 @@ fn reachable(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
         format!("unreachable: {}", list(shown)),
         "nobody joins or leaves until they are reachable again or downed; their pod is gone, or remoting between the two is \
          not let through in one direction",
-        "bypassctl status",
+        &next,
     )
 }
 
 fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let next = check.ours("check cluster --wait");
     let mut other: BTreeMap<&Node, MemberStatus> = BTreeMap::new();
     for member in views.iter().flat_map(|(_, view)| &view.members) {
         if member.status != MemberStatus::Up {
@@ -163,11 +172,12 @@ fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     check.fail(
         format!("not Up: {}", list(other.iter().map(|(node, status)| format!("{node} is {status}")))),
         "a member that stays Joining or WeaklyUp waits for one that is unreachable; Leaving and Exiting take seconds",
-        "bypassctl check cluster --wait",
+        &next,
     )
 }
 
 fn agreed(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let next = check.ours("status");
     // Of two clusters each has its leader; that is another check's matter.
     for group in groups(views) {
         let leaders: BTreeSet<&Node> = views
@@ -179,7 +189,7 @@ fn agreed(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
             return check.fail(
                 format!("members see different leaders: {}", list(leaders)),
                 "gossip has not converged: some see members that others do not, or see them as unreachable",
-                "bypassctl status",
+                &next,
             );
         }
     }
@@ -220,7 +230,8 @@ fn pods_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)])
     )
 }
 
-fn members_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)]) -> CheckResult {
+fn members_behind(check: Check, facts: &Facts, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)]) -> CheckResult {
+    let next = check.ours("status");
     let members: BTreeSet<&str> =
         views.iter().flat_map(|(_, view)| view.members.iter().map(|member| member.node.host.as_str())).collect();
     let left_out: Vec<&str> = pods
@@ -230,8 +241,10 @@ fn members_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View
             let status = pod.pod.status.as_ref();
             let running = status.and_then(|status| status.phase.as_deref()) == Some("Running");
             let address = status.and_then(|status| status.pod_ip.as_deref());
+            // One that a rolling update has just started is on its way.
             running
-                && pod.pod.metadata.deletion_timestamp.is_none()
+                && !pod.is_leaving()
+                && age(facts, pod).is_none_or(|age| age >= PATIENCE.whole_seconds())
                 && !address.is_some_and(|address| members.contains(address))
         })
         .map(|pod| pod.name())
@@ -242,6 +255,6 @@ fn members_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View
     check.fail(
         format!("running pods that are in no view of the cluster: {}", list(left_out)),
         "they never joined, or were downed and did not exit (coordinated-shutdown.exit-jvm = on restarts them)",
-        "bypassctl status",
+        &next,
     )
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
+use super::settings::is_jvm_options;
 use crate::core::facts::{Facts, REMOVED};
 use crate::core::report::Observed;
 
@@ -54,8 +55,9 @@ impl Environment {
     }
 
     fn add(&mut self, name: &str, value: Option<String>, source: String) {
-        // What whoever renders or saves has left out, or a shell fills in, is not known.
-        let value = value.filter(|value| !["${", "{{", REMOVED].iter().any(|unknown| value.contains(unknown)));
+        // What whoever renders or saves has left out, or a shell fills in, is not known; of options each is looked at alone.
+        let is_unclear = |value: &str| ["${", "{{", REMOVED].iter().any(|unknown| value.contains(unknown));
+        let value = value.filter(|value| is_jvm_options(name) || !is_unclear(value));
         self.variables.insert(name.to_owned(), Variable { value, source });
     }
 
