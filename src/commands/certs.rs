@@ -336,11 +336,11 @@ fn uses(certificate: &CertificateFacts) -> Vec<String> {
     });
     let is_rsa = certificate.key.starts_with("RSA");
     lines.push(match (is_rsa, certificate.identity.dns_names.is_empty()) {
-        (true, false) => "native  TLS of Pekko and of Akka (RotatingKeys too, if all nodes share the name)".to_owned(),
+        (true, false) => "native  RotatingKeys of Pekko and Akka, if all nodes share the name".to_owned(),
         (true, true) => {
-            "native  TLS of Pekko and Akka; RotatingKeys demands a DNS name or common name that all share".to_owned()
+            "native  RotatingKeys of Pekko and Akka demands a DNS name or common name that all share".to_owned()
         }
-        (false, _) => "native  TLS of Pekko and Akka; not Akka's RotatingKeys, which reads RSA keys alone".to_owned(),
+        (false, _) => "native  not Akka's RotatingKeys nor Pekko's, which read RSA keys alone".to_owned(),
     });
     lines
 }
