@@ -106,6 +106,10 @@ fn a_revoked_certificate_is_refused_by_verify() {
     assert_eq!(answer["peers"][0]["admitted"], true);
     assert!(answer["peers"][1]["reason"].as_str().unwrap().contains("Revoked"), "{answer}");
     assert_eq!(answer["revocations"][0]["revoked"], 1);
+    done(dir, &["ca", "--dir=other", "--common-name=other"]);
+    let foreign = ["revoke", "--ca-dir=other", "--tls-crl=other.pem", "stolen/tls.crt"];
+    fails(dir, &foreign, 2, "stolen/tls.crt was issued by CN=bypassctl development CA");
+    assert!(!dir.join("other.pem").exists(), "nothing half-done stays");
     fails(dir, &["verify", "--tls-dir=stolen", "--tls-crl=crl.pem"], 1, "Revoked");
     fails(dir, &["verify", "--tls-dir=cart", "--tls-crl=cart/tls.crt"], 1, "no PEM block with a revocation list");
     fails(dir, &["verify"], 2, "--tls-dir");

@@ -85,8 +85,17 @@ fn issue(args: &CertsIssueArgs) -> Result<Outcome, Failure> {
 fn revoke(args: &CertsRevokeArgs) -> Result<Outcome, Failure> {
     let ca = authority(&args.ca_dir)?;
     let mut revoked = Vec::new();
+    let own = read_certificate(ca.certificate_pem().as_bytes())?.subject;
     for path in &args.certificates {
-        revoked.push(chain_of(path)?.swap_remove(0));
+        let certificate = chain_of(path)?.swap_remove(0);
+        // In a list of ours it would be revoked for nobody.
+        if certificate.issuer != own {
+            let (path, issuer) = (path.display(), &certificate.issuer);
+            return Err(Failure::usage(anyhow!(
+                "{path} was issued by {issuer}, and {own} can revoke its own alone; name the issuer's directory with --ca-dir"
+            )));
+        }
+        revoked.push(certificate);
     }
     let list = ca.revoke(&revoked, args.days).map_err(issuing)?;
     let dir = args.tls_crl.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -212,6 +212,9 @@ impl Reloader {
         let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
         self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
         self.past = past;
+        if self.terms.overlap.is_zero() {
+            self.past.latest = None;
+        }
         self.current.send_replace(Some(Arc::new(credentials)));
     }
 }

@@ -43,6 +43,7 @@ fn without_an_overlap_new_roots_take_the_place_of_the_old_at_once() {
     write(dir.path(), &after, new.certificate_pem());
     reloader.look();
     assert!(admits(&reloader, &after) && !admits(&reloader, &before) && shows(&reloader, &after));
+    assert!(reloader.past.latest.is_none(), "no key is kept for nothing");
 }
 
 #[test]
