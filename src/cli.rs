@@ -28,11 +28,13 @@ pub use check::{
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
 pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
+pub use render::{ManifestArgs, RenderAnnotationsArgs, RenderArgs, RenderCommand, RenderTlsArgs, SettingsFormat};
 pub use source::SourceArgs;
 
 mod certs;
 mod check;
 mod inject;
+mod render;
 mod source;
 
 /// Lets Akka and Pekko cluster traffic bypass any service mesh, and gives it mutual TLS of its own
@@ -85,6 +87,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Add the init container and the sidecar to manifests, from stdin or files to stdout
     Inject(InjectArgs),
+    /// Print what can be done without the agent: annotations, TLS of the app's own, a network policy, rights
+    Render(RenderArgs),
     /// Add them to pods as they are created: a mutating admission webhook
     Webhook(Box<WebhookArgs>),
     /// Certificates: a development authority, what one says, whether one would do

@@ -38,6 +38,8 @@ pub struct Target {
 pub struct Cluster {
     /// Its API.
     pub client: Client,
+    /// The same, which tries nothing a second time.
+    pub(super) once: Client,
     /// The kubeconfig's context, or `in-cluster`.
     pub context: String,
     /// Where to look.
@@ -147,8 +149,9 @@ impl ClientError {
     }
 }
 
-/// RFC 1123, as Kubernetes has it.
-fn is_label(name: &str) -> bool {
+/// Whether it can be a namespace's name (RFC 1123, as Kubernetes has it).
+#[must_use]
+pub fn is_label(name: &str) -> bool {
     let of_it = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(of_it) && !name.starts_with('-') && !name.ends_with('-')
 }
@@ -177,11 +180,15 @@ pub async fn connect(target: &Target) -> Result<Cluster, ClientError> {
         let budget = budget.clone();
         response.map(|body| Bounded::new(body, budget))
     });
+    // A pod's answer that the API server passes on is no fault of the API server: "connection refused" comes as a 503.
+    let mut once = config.clone();
+    once.default_retry = false;
     let client = ClientBuilder::try_from(config).map_err(unusable)?.with_layer(&bounded).build();
+    let once = ClientBuilder::try_from(once).map_err(unusable)?.with_layer(&bounded).build();
     let asked = tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await;
     let (server, context_) = (server.trim_end_matches('/').to_owned(), context.clone());
     match asked {
-        Ok(Ok(version)) => Ok(Cluster { client, context, namespace, server_version: version.git_version }),
+        Ok(Ok(version)) => Ok(Cluster { client, once, context, namespace, server_version: version.git_version }),
         Ok(Err(error)) => Err(refused(&error, server, context_, expired)),
         Err(_) => {
             let reason = format!("no answer within {} seconds", FIRST_ANSWER.as_secs());

@@ -19,7 +19,7 @@ use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
 use crate::cluster::workloads::workloads;
 use crate::core::config::ClusterPorts;
-use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload};
+use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload, last_seen};
 use crate::core::report::Observed;
 
 /// Objects that are asked for one by one, at a time.
@@ -269,10 +269,7 @@ fn concerns(subject: &Subject, namespace: &str) -> bool {
 }
 
 fn is_recent(event: &Event, now: OffsetDateTime) -> bool {
-    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
-    let last = series.or(event.event_time.as_ref()).map(|time| time.0.as_second());
-    let last = event.last_timestamp.as_ref().map(|time| time.0.as_second()).max(last);
-    last.is_none_or(|last| now.unix_timestamp() - last < RECENT)
+    last_seen(event).is_none_or(|last| now.unix_timestamp() - last < RECENT)
 }
 
 /// Leaves those workloads and pods that are meant, and what is about nothing but others out.

@@ -138,7 +138,7 @@ impl<'a> Route<'a> {
         let (namespace, pod, port) = (&self.cluster.namespace, self.pod, self.port);
         let url = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
         let request = Request::get(url).body(kube::client::Body::empty()).map_err(|error| error.to_string())?;
-        let response: Response<_> = self.cluster.client.send(request).await.map_err(|error| causes(&error))?;
+        let response: Response<_> = self.cluster.once.send(request).await.map_err(|error| causes(&error))?;
         let (head, body) = response.into_parts();
         let answer = Answer::read(head.status, &head.headers, Body::new(body)).await;
         let answer = answer.map_err(|error| error.to_string())?;

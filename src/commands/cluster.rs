@@ -79,7 +79,10 @@ pub(super) fn check(args: &CheckClusterArgs) -> Result<Outcome, Failure> {
             None => look(&question, args).await,
         }
     })?;
-    tell(&report, &args.result, args.all)
+    let outcome = tell(&report, &args.result, args.all)?;
+    // Whoever waited wanted it well, and not soon.
+    let is_late = args.wait.is_some() && report.summary.pending > 0;
+    Ok(if is_late { Outcome::NotWell } else { outcome })
 }
 
 async fn look(question: &Question, args: &CheckClusterArgs) -> Result<Report, Failure> {
@@ -90,7 +93,7 @@ async fn look(question: &Question, args: &CheckClusterArgs) -> Result<Report, Fa
     Ok(judged(checks::run(&facts), &args.result))
 }
 
-/// Looks until nothing fails that counts, or the time is over; says on standard error what is not well yet.
+/// Looks until nothing fails that counts and nothing is pending, or the time is over; says on standard error what is not well yet.
 async fn wait(question: &Question, args: &CheckClusterArgs, limit: Duration) -> Result<Report, Failure> {
     let start = Instant::now();
     let mut said = (String::new(), start);
@@ -105,7 +108,7 @@ async fn wait(question: &Question, args: &CheckClusterArgs, limit: Duration) -> 
             });
         };
         let wrong = match &looked {
-            Ok(report) if !failed(report, &args.result) => return looked,
+            Ok(report) if !failed(report, &args.result) && report.summary.pending == 0 => return looked,
             Ok(report) => failing(report, threshold(&args.result)),
             Err(failure) if is_final(failure) => return looked,
             Err(failure) => chain(&failure.error),
@@ -128,12 +131,12 @@ pub(super) fn is_final(failure: &Failure) -> bool {
     failure.error.downcast_ref::<ClientError>().is_some_and(ClientError::is_usage)
 }
 
-/// What keeps it waiting: failures of at least this severity.
+/// What keeps it waiting: failures of at least this severity, and what is not yet well.
 fn failing(report: &Report, at_least: Severity) -> String {
     let failing: Vec<String> = report
         .checks
         .iter()
-        .filter(|check| check.status == Status::Fail && check.severity >= at_least)
+        .filter(|check| check.status == Status::Pending || check.status == Status::Fail && check.severity >= at_least)
         .map(|check| format!("{} {}: {}", check.code, check.object, check.message))
         .collect();
     let more = if failing.len() > MOST_TOLD { "; …" } else { "" };
@@ -146,22 +149,27 @@ mod tests {
     use crate::core::report::CheckResult;
 
     #[test]
-    fn only_what_counts_keeps_it_waiting() {
-        let failure = |code, severity| CheckResult {
+    fn only_what_counts_and_what_is_pending_keeps_it_waiting() {
+        let result = |code, severity, status| CheckResult {
             code,
             severity,
-            status: Status::Fail,
+            status,
             object: "x".to_owned(),
             message: "seen".to_owned(),
             hint: String::new(),
             next: String::new(),
         };
+        let failure = |code, severity| result(code, severity, Status::Fail);
         let report = Report::new(vec![
+            result("pods-ready", Severity::Info, Status::Pending),
             failure("disruption-budget", Severity::Info),
             failure("app-ready", Severity::Warning),
             failure("one-cluster", Severity::Error),
         ]);
-        assert_eq!(failing(&report, Severity::Warning), "2 not well: app-ready x: seen; one-cluster x: seen");
-        assert_eq!(failing(&report, Severity::Error), "1 not well: one-cluster x: seen");
+        assert_eq!(
+            failing(&report, Severity::Warning),
+            "3 not well: pods-ready x: seen; app-ready x: seen; one-cluster x: seen"
+        );
+        assert_eq!(failing(&report, Severity::Error), "2 not well: pods-ready x: seen; one-cluster x: seen");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
@@ -17,11 +17,7 @@ const LARGEST: u64 = 256 << 20;
 pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
     let options = options(&args.injection)?;
     let mut whole = String::new();
-    let stdin = [Path::new("-").to_owned()];
-    let files = if args.files.is_empty() { &stdin[..] } else { &args.files[..] };
-    for file in files {
-        let name = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
-        let text = read(file).with_context(|| format!("cannot read manifests from {name}")).map_err(Failure::usage)?;
+    for (name, text) in manifests(&args.files)? {
         let edited = if args.uninject { inject::uninject(&text) } else { inject::inject(&text, &options) };
         let edited =
             edited.map_err(|error| Failure::usage(anyhow!(error).context(format!("{name} is left as it is"))))?;
@@ -39,6 +35,18 @@ pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
     }
     print(&whole)?;
     Ok(Outcome::Done)
+}
+
+/// The texts of these files, of standard input where there are none, by their names.
+pub(super) fn manifests(files: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let stdin = [PathBuf::from("-")];
+    let files = if files.is_empty() { &stdin[..] } else { files };
+    let read = |file: &PathBuf| {
+        let name = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
+        let text = read(file).with_context(|| format!("cannot read manifests from {name}")).map_err(Failure::usage)?;
+        Ok((name, text))
+    };
+    files.iter().map(read).collect()
 }
 
 /// What the command line asks for.
@@ -61,7 +69,7 @@ pub(super) fn options(args: &InjectionArgs) -> Result<Options, Failure> {
 }
 
 /// Files are documents of their own.
-fn separate(whole: &mut String) {
+pub(super) fn separate(whole: &mut String) {
     if whole.is_empty() {
         return;
     }

@@ -16,6 +16,7 @@ mod overview;
 mod parse;
 mod pre;
 mod proxy;
+mod render;
 mod schema;
 mod shell;
 mod status;
@@ -142,6 +143,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inject(args) => inject::run(&args),
+        Command::Render(args) => render::run(&args),
         Command::Webhook(args) => webhook::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Completions(args) => shell::completions(&args),

@@ -200,3 +200,11 @@ pub struct Access {
 pub fn key(metadata: &ObjectMeta) -> String {
     format!("{}/{}", metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
 }
+
+/// When an event was seen last, in seconds of Unix time.
+#[must_use]
+pub fn last_seen(event: &Event) -> Option<i64> {
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let last = series.or(event.event_time.as_ref()).map(|time| time.0.as_second());
+    event.last_timestamp.as_ref().map(|time| time.0.as_second()).max(last)
+}

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-pub use text::{Edited, Untouched, inject, uninject};
+pub(in crate::core) use emit::yaml;
+pub use text::{Edited, Untouched, annotate, inject, uninject};
 pub use value::{apply, is_injected, remove};
 
 use crate::core::backend::BackendChoice;

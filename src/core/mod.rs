@@ -14,6 +14,7 @@ pub(crate) mod crowd;
 pub mod drift;
 pub mod explain;
 pub mod facts;
+pub mod fallback;
 pub mod faults;
 pub mod identity;
 pub mod inject;

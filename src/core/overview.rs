@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 pub use self::paths::Path;
 use crate::core::asked::Asked;
+use crate::core::checks::running::{self, State};
 use crate::core::facts::{Facts, Source};
 use crate::core::membership::{Member, MemberStatus, Node, View, printable};
 use crate::core::report::Observed;
@@ -187,7 +188,12 @@ impl Overview {
                         let said: Vec<String> = leaders.iter().map(ToString::to_string).collect();
                         let text =
                             format!("the cluster of {} has more than one leader: {}", names(&part), said.join(", "));
-                        self.problems.push(text + "; its members do not agree, see who is unreachable");
+                        // Views are taken one after the other: for a moment they differ while somebody joins or leaves.
+                        if views.iter().all(|view| view.unreachable.is_empty()) {
+                            self.notes.push(text + "; gossip takes seconds, ask again");
+                        } else {
+                            self.problems.push(text + "; its members do not agree, see who is unreachable");
+                        }
                     }
                 }
                 let first = views.iter().find(|view| Some(&view.self_node) == leader.as_ref()).or(views.first());
@@ -248,6 +254,9 @@ impl Overview {
                     few(state.unreachable_from.iter().map(String::as_str))
                 ));
             }
+            if state.status.as_deref() == Some("WeaklyUp") {
+                self.problems.push(format!("{name} is WeaklyUp: it waits for somebody who is unreachable"));
+            }
             if state.status.as_deref() == Some("Down") {
                 self.problems.push(format!("{name} is Down: it has to be restarted to join again"));
             }
@@ -265,6 +274,20 @@ impl Overview {
         }
         for one in asked {
             let name = one.name();
+            match running::state(one.pod, now) {
+                Some(State::Broken { reason, .. }) => self.problems.push(printable(&format!(
+                    "{name} does not run: {reason}; see `bypassctl check cluster -n {}`",
+                    one.namespace()
+                ))),
+                Some(State::Starts(reason)) => {
+                    self.notes.push(printable(&format!("{name} does not run yet: {reason}")));
+                }
+                Some(State::Runs) | None => {}
+            }
+            // Whoever leaves is in no cluster soon, and its sidecar ends with it.
+            if one.is_leaving() {
+                continue;
+            }
             if one.view.is_ok() && one.joined().is_none() {
                 self.problems.push(format!("{name} has not joined a cluster; see `kubectl logs {name}`"));
             }
@@ -278,7 +301,8 @@ impl Overview {
             }
         }
         let formed = asked.iter().any(|one| one.joined().is_some());
-        for one in asked.iter().filter(|one| formed && one.view.is_err() && one.is_running()) {
+        let expected = |one: &&Asked<'_>| one.view.is_err() && one.is_running() && !one.is_leaving();
+        for one in asked.iter().filter(|one| formed && expected(one)) {
             let is_member = |state: &NodeState| state.pod.as_deref() == Some(one.name()) && state.status.is_some();
             if !self.nodes.iter().any(is_member) {
                 self.problems.push(format!("{} runs, and is no member of the cluster that the others see", one.name()));

@@ -34,6 +34,8 @@ pub enum Status {
     Fail,
     /// Could not be judged.
     Skip,
+    /// Not well yet, on its ordinary way there: to be asked again.
+    Pending,
 }
 
 /// One check's result; the field names are the JSON contract.
@@ -73,6 +75,17 @@ pub struct Summary {
     pub fail: usize,
     /// Could not be judged.
     pub skip: usize,
+    /// Not well yet, on their ordinary way there.
+    pub pending: usize,
+}
+
+impl Summary {
+    /// As in `12 passed, 1 failed, 0 skipped, 2 not yet`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let pending = if self.pending > 0 { format!(", {} not yet", self.pending) } else { String::new() };
+        format!("{} passed, {} failed, {} skipped{pending}", self.pass, self.fail, self.skip)
+    }
 }
 
 /// Control characters (C0, DEL, C1), and those that reorder or hide text (Unicode TR 36, bidirectional overrides and
@@ -109,7 +122,12 @@ impl Report {
             }
         }
         let count = |status| checks.iter().filter(|check| check.status == status).count();
-        let summary = Summary { pass: count(Status::Pass), fail: count(Status::Fail), skip: count(Status::Skip) };
+        let summary = Summary {
+            pass: count(Status::Pass),
+            fail: count(Status::Fail),
+            skip: count(Status::Skip),
+            pending: count(Status::Pending),
+        };
         Self { checks, summary }
     }
 

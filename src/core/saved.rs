@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Namespace, Pod, PodStatus, PodTemplateSpec, Service, ServiceAccount, ServicePort, ServiceSpec,
-};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec, Service, ServiceAccount, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -19,6 +17,7 @@ use crate::core::report::Observed;
 
 mod live;
 mod pods;
+mod running;
 mod values;
 
 /// Bytes of a file of facts: some 2,000 pods.
@@ -146,9 +145,8 @@ fn objects(objects: &Objects) -> Objects {
             metadata: metadata(&one.metadata),
             ..Namespace::default()
         }),
-        // No check reads them; what could not be read is told, though.
-        nodes: seen(&objects.nodes, |_| Vec::new()),
-        events: seen(&objects.events, |_| Vec::new()),
+        nodes: each(&objects.nodes, running::node),
+        events: each(&objects.events, running::event),
         config_maps: seen(&objects.config_maps, |maps| {
             maps.iter().map(|(name, map)| (name.clone(), config_map(map))).collect()
         }),
@@ -168,6 +166,7 @@ fn metadata(metadata: &ObjectMeta) -> ObjectMeta {
             .as_ref()
             .map(|all| all.iter().map(|(key, value)| (key.clone(), values::annotation(key, value))).collect()),
         owner_references: metadata.owner_references.clone(),
+        creation_timestamp: metadata.creation_timestamp.clone(),
         deletion_timestamp: metadata.deletion_timestamp.clone(),
         ..ObjectMeta::default()
     }
@@ -190,14 +189,11 @@ fn workload(workload: &Workload) -> Workload {
 }
 
 fn pod(pod: &Pod) -> Pod {
-    let status = pod.status.as_ref().map(|status| PodStatus {
-        phase: status.phase.clone(),
-        pod_ip: status.pod_ip.clone(),
-        pod_ips: status.pod_ips.clone(),
-        start_time: status.start_time.clone(),
-        ..PodStatus::default()
-    });
-    Pod { metadata: metadata(&pod.metadata), spec: pod.spec.as_ref().map(pods::spec), status }
+    Pod {
+        metadata: metadata(&pod.metadata),
+        spec: pod.spec.as_ref().map(pods::spec),
+        status: pod.status.as_ref().map(running::status),
+    }
 }
 
 fn service(service: &Service) -> Service {

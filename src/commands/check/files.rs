@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use crate::cli::CheckFilesArgs;
+use crate::cluster::client::{ClientError, is_label};
 use crate::commands::check::{judged, saved, tell};
 use crate::commands::{Failure, Outcome};
 use crate::core::checks;
@@ -23,6 +24,9 @@ const DEEPEST: usize = 40;
 pub(super) fn run(args: &CheckFilesArgs) -> Result<Outcome, Failure> {
     let ports = ClusterPorts::new(args.cluster.preset, &args.cluster.remoting_port, &args.cluster.management_port)
         .map_err(Failure::usage)?;
+    if !is_label(&args.namespace) {
+        return Err(Failure::usage(ClientError::Namespace(args.namespace.clone())));
+    }
     let mut files = Files { reader: Reader::new(&args.namespace), count: 0, bytes: 0 };
     let mut failures = Vec::new();
     for path in &args.paths {

@@ -111,7 +111,7 @@ fn native(subject: &Subject, findings: &mut Findings, proxy: &AgentContainer) {
         }
         Some(_) => {
             let message = format!("init container {name} has no restartPolicy: Always, so the pod waits for its end");
-            findings.fail("agent-native-sidecar", &subject.object, message, "kubectl describe pod POD");
+            findings.fail("agent-holds-pod", &subject.object, message, &subject.kubectl("edit"));
         }
         None => {
             let message = format!("container {name} is a plain one, and is stopped together with the app");

@@ -27,7 +27,7 @@ pub struct Entry {
 }
 
 /// Checks by category, in the order in which they run.
-pub const CATEGORIES: [(&str, &[Entry]); 12] = [
+pub const CATEGORIES: [(&str, &[Entry]); 13] = [
     ("What was read", surroundings::READING),
     ("Ports", pods::PORTS),
     ("Probes", pods::PROBES),
@@ -37,6 +37,7 @@ pub const CATEGORIES: [(&str, &[Entry]); 12] = [
     ("Discovery", surroundings::DISCOVERY),
     ("Network policies", surroundings::NETWORK),
     ("Rollout", surroundings::ROLLOUT),
+    ("Pods", surroundings::RUNNING),
     ("The running cluster", live::LIVE),
     ("check pod", pods::CHECK_POD),
     ("check pre", live::PRE),
@@ -108,5 +109,6 @@ What `bypassctl check` looks at, by code. `bypassctl check explain CODE` prints 
 explain --all` the whole page; it is made from the table in `src/core/checks/catalog`, not written by hand.
 
 A failure of severity error or warning makes the exit code 1 (`--fail-on error`: errors alone); info never does.
-`--suppress CODE` leaves a check out. A check that cannot be judged is skipped, and says why.
+`--suppress CODE` leaves a check out. A check that cannot be judged is skipped, and says why. What is not well yet, and on its
+ordinary way (a pod of the last two minutes that has not joined), is pending: no failure, but `--wait` waits for it.
 ";

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::core::checks::Findings;
 use crate::core::checks::subject::{Subject, seen};
+use crate::core::checks::{Findings, running};
 use crate::core::facts::{Facts, REMOVED};
 
 pub(super) fn run(subject: &Subject, all: &[Subject], findings: &mut Findings) {
@@ -165,17 +165,33 @@ fn contact_points(subject: &Subject, all: &[Subject], findings: &mut Findings) {
         // Others may be nodes of the same cluster.
         return findings.skip(code, object, subject.facts.objects.unlisted.join("; "));
     }
+    if needed > replicas && running::has_joined(subject) {
+        return findings.pass(code, object, "a cluster has formed, whatever is not seen of its settings");
+    }
+    if needed > replicas && setting.is_none() {
+        // An image's own application.conf may say it, too.
+        let message = format!(
+            "bootstrap requires {needed} contact points unless the app's own settings say otherwise, and there {}",
+            pods(replicas)
+        );
+        return findings.fail("contact-points-default", object, message, &next);
+    }
     if needed > replicas {
-        let message = format!("bootstrap requires {needed} contact points ({source}), and there are {replicas} pods");
+        let message = format!("bootstrap requires {needed} contact points ({source}), and there {}", pods(replicas));
         return findings.fail(code, object, message, &next);
     }
-    findings.pass(code, object, format!("{needed} required ({source}), {replicas} pods"));
+    findings.pass(code, object, format!("{needed} required ({source}), and there {}", pods(replicas)));
     let code = "contact-points-split";
     if needed <= 1 && replicas > 1 {
-        let message = format!("one contact point is enough ({source}), and there are {replicas} pods");
+        let message = format!("one contact point is enough ({source}), and there {}", pods(replicas));
         return findings.fail(code, object, message, &next);
     }
     findings.pass(code, object, format!("{needed} of {replicas} have to agree"));
+}
+
+/// As in `are 3 pods`.
+fn pods(count: i32) -> String {
+    if count == 1 { "is 1 pod".to_owned() } else { format!("are {count} pods") }
 }
 
 fn dns(subject: &Subject, findings: &mut Findings) {

@@ -53,6 +53,15 @@ fn captured(subject: &Subject, findings: &mut Findings, mesh: &Mesh) {
     let (mesh_name, because) = (mesh.kind.name(), &mesh.because);
     let (exclude_out, exclude_in) = mesh.kind.exclusions();
     let next = &(subject.kubectl("get") + " -o yaml");
+    // Where nothing is excluded, everything is captured, whichever ports they are.
+    let excludes = [exclude_out, exclude_in].iter().any(|key| subject.annotations.contains_key(*key));
+    let unseen = subject.remoting_unseen().or_else(|| subject.management_unseen());
+    if let Some(reason) = unseen.filter(|_| excludes) {
+        for code in ["mesh-outbound", "mesh-inbound", "mesh-mtls-lost"] {
+            findings.skip(code, &subject.object, &reason);
+        }
+        return;
+    }
     let outbound = taken(&|port| mesh.leaves_outbound(subject.annotations, port));
     if outbound.is_empty() {
         findings.pass("mesh-outbound", &subject.object, format!("{mesh_name} leaves both ports alone"));
@@ -81,7 +90,14 @@ fn captured(subject: &Subject, findings: &mut Findings, mesh: &Mesh) {
 /// Of a pod with the agent: annotations that say something else than the rules do.
 fn conflicts(subject: &Subject, findings: &mut Findings, mesh: &Mesh) {
     let mut conflicts = Vec::new();
-    let cluster = [subject.remoting().0, subject.management().0];
+    let seen = |port: u16, unseen: Option<String>| unseen.is_none().then_some(port);
+    let cluster: Vec<u16> = [
+        seen(subject.remoting().0, subject.remoting_unseen()),
+        seen(subject.management().0, subject.management_unseen()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     for include in ["includeOutboundPorts", "includeInboundPorts"] {
         let key = format!("traffic.sidecar.istio.io/{include}");
         let list = subject.annotations.get(&key);

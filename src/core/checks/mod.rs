@@ -17,6 +17,7 @@ mod discovery;
 pub mod live;
 mod mesh;
 mod network;
+pub mod nodes;
 pub mod pod;
 mod ports;
 pub mod pre;
@@ -24,6 +25,7 @@ mod probes;
 mod rbac;
 pub mod readable;
 mod rollout;
+pub(in crate::core) mod running;
 mod secrets;
 mod subject;
 
@@ -39,6 +41,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
         workloads.iter().chain(&lone).filter_map(|workload| Subject::new(facts, workload)).collect();
     let mut findings = Findings::default();
     read(facts, &subjects, &mut findings);
+    running::run(facts, &subjects, &mut findings);
     for subject in &subjects {
         ports::run(subject, &mut findings);
         probes::run(subject, &mut findings);
@@ -120,6 +123,11 @@ impl Findings {
         self.push(code, object, |check, entry| check.skip(reason, entry.title));
     }
 
+    /// Not well yet: what is waited for.
+    fn pending(&mut self, code: &'static str, object: &str, message: impl Into<String>) {
+        self.push(code, object, |check, _| check.pending(message));
+    }
+
     fn push(&mut self, code: &'static str, object: &str, result: impl FnOnce(Check, &catalog::Entry) -> CheckResult) {
         let Some(entry) = catalog::entry(code) else { unreachable!("{code} is not in the catalog") };
         let check = Check { code, severity: entry.severity, object: Cow::Owned(object.to_owned()) };
@@ -197,6 +205,11 @@ impl Check {
     /// Not well: what was seen, why that matters and what to do, and the next command.
     fn fail(self, message: impl Into<String>, hint: &str, next: &str) -> CheckResult {
         self.result(Status::Fail, message, hint, next)
+    }
+
+    /// Not well yet, on its ordinary way there: what it waits for.
+    fn pending(self, message: impl Into<String>) -> CheckResult {
+        self.result(Status::Pending, message, "it takes up to two minutes; ask again, or give --wait", "")
     }
 
     /// Could not be judged: why, and how it could be.

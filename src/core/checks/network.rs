@@ -27,7 +27,12 @@ pub(super) fn run(subject: &Subject, findings: &mut Findings) {
         policies.iter().filter_map(|policy| selecting(policy, subject)).collect();
     let ingress: Vec<_> = policies.iter().copied().filter(|(_, spec)| has_type(spec, "Ingress")).collect();
     let egress: Vec<_> = policies.iter().copied().filter(|(_, spec)| has_type(spec, "Egress")).collect();
-    for (code, port) in [remoting, management] {
+    let unseen = [subject.remoting_unseen(), subject.management_unseen()];
+    for ((code, port), unseen) in [remoting, management].into_iter().zip(unseen) {
+        if let Some(reason) = unseen.filter(|_| !ingress.is_empty() || !egress.is_empty()) {
+            findings.skip(code, &subject.object, reason);
+            continue;
+        }
         let wanted = Wanted { port, udp: false, whom: Whom::Peer };
         let mut forbidden = Vec::new();
         if !ingress.is_empty() && !ingress.iter().any(|(_, spec)| lets_in(spec, subject, &wanted)) {

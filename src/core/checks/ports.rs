@@ -101,7 +101,9 @@ fn pekko(subject: &Subject, findings: &mut Findings) {
         .filter(|(_, list)| list.split(',').any(|port| port.trim() == WRONG_PEKKO_PORT.to_string()))
         .map(|(key, _)| format!("annotation {key}"))
         .collect();
-    if subject.container_ports().any(|(_, number)| number == WRONG_PEKKO_PORT) {
+    // A declared port changes nothing by itself; beside a mesh or the agent somebody means it.
+    let is_beside = subject.mesh.is_some() || subject.agent.is_there();
+    if is_beside && subject.container_ports().any(|(_, number)| number == WRONG_PEKKO_PORT) {
         places.push("the container's ports".to_owned());
     }
     let remoting = subject.agent.containers().filter(|agent| {

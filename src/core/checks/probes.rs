@@ -114,7 +114,8 @@ fn seconds(probe: &Probe) -> i32 {
 }
 
 fn ports(subject: &Subject, findings: &mut Findings, probes: &[(&str, &Probe)]) {
-    let (remoting, management) = (subject.remoting().0, subject.management().0);
+    let remoting = subject.remoting_unseen().is_none().then(|| subject.remoting().0);
+    let management = subject.management_unseen().is_none().then(|| subject.management().0);
     let (mut wrong, mut on_remoting) = (Vec::new(), Vec::new());
     for (name, probe) in probes {
         let http = probe.http_get.as_ref();
@@ -134,13 +135,14 @@ fn ports(subject: &Subject, findings: &mut Findings, probes: &[(&str, &Probe)]) 
         };
         let of_management = path(probe).is_some_and(|path| path == "/ready" || path == "/alive");
         match number {
-            Some(number) if number == remoting => on_remoting.push(format!("the {name} probe dials {number}")),
+            Some(number) if Some(number) == remoting => on_remoting.push(format!("the {name} probe dials {number}")),
             // Paths of management on a port that is not declared at all; on another declared one the app may serve them.
             Some(number)
                 if of_management
-                    && number != management
+                    && management.is_some_and(|management| management != number)
                     && subject.container_ports().all(|(_, declared)| declared != number) =>
             {
+                let management = management.unwrap_or_default();
                 wrong.push(format!("the {name} probe asks port {number}, and management is {management}"));
             }
             _ => {}

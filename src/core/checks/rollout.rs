@@ -81,7 +81,7 @@ fn setting(subject: &Subject, findings: &mut Findings, code: &'static str, path:
         let source = subject.settings.unknown(path).map(|source| format!(" ({source})")).unwrap_or_default();
         return findings.skip(code, &subject.object, format!("{path} is not to be seen in the manifest{source}"));
     };
-    if matches!(setting.value.as_str(), "off" | "false" | "no") {
+    if ["off", "false", "no"].iter().any(|off| setting.value.eq_ignore_ascii_case(off)) {
         let message = format!("{path} is {} ({})", setting.value, setting.source);
         return findings.fail(code, &subject.object, message, &subject.kubectl("describe"));
     }

@@ -1,4 +1,4 @@
-//! Whether a secret stands in the environment, where everybody who may read pods reads it.
+//! Whether a secret stands in the environment or in the command line, where everybody who may read pods reads it.
 
 use k8s_openapi::api::core::v1::Container;
 
@@ -32,7 +32,22 @@ pub(in crate::core) fn is_secret(name: &str, value: &str) -> bool {
         !user.contains('/')
             && user.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.contains("$("))
     });
-    (is_value && is_named_so(name)) || in_url
+    (is_value && is_named_so(name)) || in_url || in_query(value) || is_private_key(value)
+}
+
+/// `jdbc:postgresql://host/db?user=u&password=p`, `jdbc:sqlserver://host;password=p`
+fn in_query(value: &str) -> bool {
+    let Some((_, rest)) = value.split_once("://") else { return false };
+    let options = rest.split(['?', '&', ';']).skip(1).filter_map(|option| option.split_once('='));
+    options.into_iter().any(|(name, value)| !value.contains("://") && is_secret(name, value))
+}
+
+/// PEM (RFC 7468).
+fn is_private_key(value: &str) -> bool {
+    value
+        .split("-----BEGIN ")
+        .skip(1)
+        .any(|rest| rest.split("-----").next().is_some_and(|kind| kind.ends_with("PRIVATE KEY")))
 }
 
 fn is_named_so(name: &str) -> bool {
@@ -54,7 +69,11 @@ pub(super) fn run(subject: &Subject, findings: &mut Findings) {
         let env = container.env.iter().flatten();
         let plain = env.filter_map(|variable| Some((variable.name.clone(), variable.value.as_deref()?)));
         let found = plain.filter(|(name, value)| is_secret(name, value) || has_secret_option(value));
-        found.map(|(name, _)| format!("{name} of container {}", container.name)).collect::<Vec<_>>()
+        let found = found.map(|(name, _)| format!("{name} of container {}", container.name));
+        let arguments = container.command.iter().flatten().chain(container.args.iter().flatten());
+        let in_arguments = arguments.into_iter().any(|argument| has_secret_option(argument));
+        let of_arguments = in_arguments.then(|| format!("an option of the command of container {}", container.name));
+        found.chain(of_arguments).collect::<Vec<_>>()
     };
     let secrets: Vec<String> = containers.flat_map(of).collect();
     if secrets.is_empty() {
@@ -115,6 +134,18 @@ mod tests {
         }
         for name in others {
             assert!(!is_secret(name, "swordfish"), "{name}");
+        }
+        for secret in [
+            "jdbc:postgresql://db/x?user=u&password=swordfish",
+            "jdbc:sqlserver://db;databaseName=x;password=swordfish",
+            "-----BEGIN EC PRIVATE KEY-----\nMHc",
+        ] {
+            assert!(is_secret("DB", secret), "{secret}");
+        }
+        for harmless in
+            ["jdbc:postgresql://db/x?user=u&password=$(PW)", "-----BEGIN CERTIFICATE-----\nMII", "https://a/b?c=d"]
+        {
+            assert!(!is_secret("DB", harmless), "{harmless}");
         }
         for harmless in ["", "/run/secret", "$(OTHER)", "true", "8080", REMOVED] {
             assert!(!is_secret("DB_PASS", harmless), "{harmless}");

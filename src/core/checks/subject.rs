@@ -135,6 +135,16 @@ impl<'a> Subject<'a> {
         (asked.ranges().first().map_or(0, |range| range.first()), DEFAULT)
     }
 
+    /// Why remoting's port may be another than [`Self::remoting`] says.
+    pub(super) fn remoting_unseen(&self) -> Option<String> {
+        self.unseen(self.remoting(), "remote.artery.canonical.port")
+    }
+
+    /// Why management's port may be another than [`Self::management`] says.
+    pub(super) fn management_unseen(&self) -> Option<String> {
+        self.unseen(self.management(), "management.http.port")
+    }
+
     /// Why a port that nothing declares may be another one than the default.
     pub(super) fn unseen(&self, port: (u16, &str), key: &str) -> Option<String> {
         let source = self.settings.unknown(key)?;

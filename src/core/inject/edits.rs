@@ -3,6 +3,8 @@
 //! Invariant: nothing is added behind anything. Where a block scalar or a comment ends is a matter of opinion, where a key
 //! begins is not.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::core::inject::emit::yaml;
@@ -78,11 +80,40 @@ impl<'t> Edits<'t> {
         lines.iter().map(|line| format!("{:indent$}{line}{}", "", self.newline)).collect()
     }
 
-    pub(super) fn add(&mut self, template: &Node, injection: &Injection) -> Result<(), Obstacle> {
-        let spec = template.get("spec").ok_or("its pod template has no spec")?;
-        let (containers_key, containers) = spec.entry("containers").ok_or("its pod has no containers")?;
+    /// Annotations of a pod template, in place of those of the same name.
+    pub(super) fn annotate(&mut self, template: &Node, wanted: &BTreeMap<String, String>) -> Result<(), Obstacle> {
+        let there = template.get("metadata").and_then(|metadata| metadata.get("annotations"));
+        let mut new = wanted.clone();
+        for (name, value) in wanted {
+            let Some(mapping) = there else { break };
+            let Some((key, old)) = mapping.entry(name) else { continue };
+            let at = self.offset(old.start);
+            if old.last_line != old.start.line || key.start.line != old.start.line {
+                return Err("an annotation of its pod template goes over several lines");
+            }
+            let in_flow = matches!(mapping.kind, Kind::Mapping { flow: true, .. });
+            let end = self.end_of_scalar(at, in_flow);
+            self.changes.push((at..end, Value::from(value.as_str()).to_string()));
+            new.remove(name);
+        }
+        if new.is_empty() { Ok(()) } else { self.add_annotations(template, &new) }
+    }
+
+    /// Behind a scalar on one line.
+    fn end_of_scalar(&self, from: usize, in_flow: bool) -> usize {
+        let line = self.text[from..].split(['\n', '\r']).next().unwrap_or_default();
+        let quoted = line.starts_with(['"', '\'']).then(|| closing(line)).flatten();
+        let plain = || {
+            let end = line.find(" #").unwrap_or(line.len());
+            let end = line[..end].find([',', '}']).filter(|_| in_flow).unwrap_or(end);
+            line[..end].trim_end().len()
+        };
+        from + quoted.unwrap_or_else(plain)
+    }
+
+    fn add_annotations(&mut self, template: &Node, new: &BTreeMap<String, String>) -> Result<(), Obstacle> {
         let annotations: Vec<(String, Value)> =
-            injection.annotations.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+            new.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         let annotations = Value::Object(annotations.into_iter().collect());
         match template.entry("metadata") {
             None => {
@@ -95,6 +126,13 @@ impl<'t> Edits<'t> {
                 None => self.add_entries(metadata, &serde_json::json!({ "annotations": annotations }))?,
             },
         }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, template: &Node, injection: &Injection) -> Result<(), Obstacle> {
+        let spec = template.get("spec").ok_or("its pod template has no spec")?;
+        let (containers_key, containers) = spec.entry("containers").ok_or("its pod has no containers")?;
+        self.add_annotations(template, &injection.annotations)?;
         for (name, items, _) in injection.additions() {
             if items.is_empty() {
                 continue;
@@ -286,6 +324,21 @@ impl<'t> Edits<'t> {
             _ => from + self.text[from..].find(['}', ',', '\n']).unwrap_or(0),
         }
     }
+}
+
+/// Behind the quote that closes the one at the beginning.
+fn closing(text: &str) -> Option<usize> {
+    let quote = text.chars().next()?;
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quote == '"' => escaped = true,
+            _ if c == quote => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Behind the bracket that closes the one here; quoted text is skipped.

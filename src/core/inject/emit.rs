@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A value as lines of YAML in block style.
-pub(super) fn yaml(value: &Value) -> Vec<String> {
+pub(in crate::core) fn yaml(value: &Value) -> Vec<String> {
     match value {
         Value::Object(map) if !map.is_empty() => map
             .iter()

@@ -1,5 +1,9 @@
 //! Manifests as text: what is added or taken away changes its own lines, and comments and order stay.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
 use crate::core::inject::edits::Edits;
 use crate::core::inject::tree::{self, Kind, Node};
 use crate::core::inject::{Options, Refused, is_injected, plan};
@@ -79,6 +83,35 @@ pub fn uninject(text: &str) -> Result<Edited, Untouched> {
             edits.remove(&found.node);
             edited.changed.push(found.object);
         }
+    }
+    edited.text = edits.apply();
+    Ok(edited)
+}
+
+/// Gives pod templates annotations: `wanted` has the object, `kind/namespace/name`, and the annotations that are there;
+/// those of the same name are replaced. `None` leaves a template as it is.
+///
+/// # Errors
+/// See [`Untouched`].
+pub fn annotate(
+    text: &str,
+    wanted: impl Fn(&str, &Value) -> Option<BTreeMap<String, String>>,
+) -> Result<Edited, Untouched> {
+    let mut edited = Edited::default();
+    let mut edits = Edits::new(text);
+    for found in templates(text)? {
+        let object = found.object;
+        let present = &found.node.value()["metadata"]["annotations"];
+        let Some(mut wanted) = wanted(&object, present) else { continue };
+        wanted.retain(|name, value| present[&name[..]] != value.as_str());
+        if wanted.is_empty() {
+            continue;
+        }
+        if found.node.has_aliases() {
+            return Err(Untouched::Style { object, reason: "its pod template has YAML anchors or merge keys" });
+        }
+        edits.annotate(&found.node, &wanted).map_err(|reason| Untouched::Style { object: object.clone(), reason })?;
+        edited.changed.push(object);
     }
     edited.text = edits.apply();
     Ok(edited)

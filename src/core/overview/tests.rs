@@ -168,3 +168,33 @@ fn thousands_of_members_that_are_gone_are_a_bounded_number_of_sentences() {
     assert_eq!(overview.problems[200], "and 8800 more");
     assert!(overview.problems[0].ends_with("and 10 more"), "{}", overview.problems[0]);
 }
+
+#[test]
+fn a_pod_that_leaves_is_no_problem_and_one_that_does_not_run_is_one() {
+    let lonely = json!({"selfNode": node(3), "members": [], "unreachable": [], "oldestPerRole": {}});
+    let mut facts = facts(&[(1, view(1, &[1], 1, &[]), None), (2, Value::Null, None), (3, lonely, None)]);
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    for leaving in [1, 2] {
+        pods[leaving].metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-22T12:00:00Z")).unwrap();
+    }
+    assert!(Overview::of(&facts).well, "{:?}", Overview::of(&facts).problems);
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    pods[1].metadata.deletion_timestamp = None;
+    pods[1].status =
+        serde_json::from_value(json!({"phase": "Pending", "containerStatuses": [{"name": "app", "image": "x",
+        "imageID": "x", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull"}}}]}))
+        .unwrap();
+    let problems = Overview::of(&facts).problems;
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(problem.starts_with("shop-2 does not run: container app: ErrImagePull; see `bypassctl check"), "{problem}");
+}
+
+#[test]
+fn leaders_that_differ_are_a_problem_where_somebody_is_unreachable() {
+    let differ = |unreachable: &[(u8, u8)]| {
+        Overview::of(&facts(&[(1, view(1, &[1, 2], 1, unreachable), None), (2, view(2, &[1, 2], 2, &[]), None)]))
+    };
+    let brief = differ(&[]);
+    assert!(brief.well && brief.notes.iter().any(|note| note.contains("more than one leader")), "{:?}", brief.notes);
+    assert!(differ(&[(2, 1)]).problems.iter().any(|problem| problem.contains("more than one leader")));
+}

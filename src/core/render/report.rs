@@ -25,7 +25,8 @@ const SHORT: usize = 5;
 pub fn text(report: &Report, style: Style) -> String {
     let mut text = String::new();
     for (object, checks) in by_object(report) {
-        let shown: Vec<_> = checks.iter().filter(|check| style.all || check.status == Status::Fail).collect();
+        let shown: Vec<_> =
+            checks.iter().filter(|check| style.all || matches!(check.status, Status::Fail | Status::Pending)).collect();
         if shown.is_empty() {
             continue;
         }
@@ -35,8 +36,7 @@ pub fn text(report: &Report, style: Style) -> String {
         }
         text.push('\n');
     }
-    let summary = report.summary;
-    let _ = writeln!(text, "{} passed, {} failed, {} skipped", summary.pass, summary.fail, summary.skip);
+    let _ = writeln!(text, "{}", report.summary.text());
     text
 }
 
@@ -62,6 +62,7 @@ fn render_check(text: &mut String, check: &CheckResult, colour: bool) {
     let (sign, ansi) = match (check.status, check.severity) {
         (Status::Pass, _) => ("✓", "32"),
         (Status::Skip, _) => ("-", "90"),
+        (Status::Pending, _) => ("…", "33"),
         (Status::Fail, Severity::Error) => ("✗", "31"),
         (Status::Fail, Severity::Warning) => ("!", "33"),
         (Status::Fail, Severity::Info) => ("i", "36"),
@@ -76,10 +77,9 @@ fn render_check(text: &mut String, check: &CheckResult, colour: bool) {
 /// A few lines: how it stands, the worst failures, where to read on.
 #[must_use]
 pub fn short(report: &Report) -> String {
-    let summary = report.summary;
     let mut failures: Vec<&CheckResult> = report.checks.iter().filter(|check| check.status == Status::Fail).collect();
     failures.sort_by_key(|check| std::cmp::Reverse(check.severity));
-    let mut text = format!("{} passed, {} failed, {} skipped\n", summary.pass, summary.fail, summary.skip);
+    let mut text = report.summary.text() + "\n";
     for check in failures.iter().take(SHORT) {
         let CheckResult { code, severity, object, message, .. } = check;
         let _ = writeln!(text, "{} {code} {object}: {message}", catalog::word(*severity));
@@ -109,7 +109,7 @@ pub fn json(report: &Report) -> String {
 pub fn junit(report: &Report, threshold: Severity) -> String {
     let counts = |checks: &[&CheckResult]| {
         let failures = checks.iter().filter(|check| fails(check, threshold)).count();
-        let skipped = checks.iter().filter(|check| check.status == Status::Skip).count();
+        let skipped = checks.iter().filter(|check| matches!(check.status, Status::Skip | Status::Pending)).count();
         format!("tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\"", checks.len())
     };
     let every: Vec<&CheckResult> = report.checks.iter().collect();
@@ -123,6 +123,7 @@ pub fn junit(report: &Report, threshold: Severity) -> String {
             let _ = match check.status {
                 Status::Pass => writeln!(text, "/>"),
                 Status::Skip => writeln!(text, "><skipped message=\"{message}\"/></testcase>"),
+                Status::Pending => writeln!(text, "><skipped message=\"not yet: {message}\"/></testcase>"),
                 Status::Fail => {
                     let severity = catalog::word(check.severity);
                     let body = escaped(&format!("{}\nnext: {}", check.hint, check.next));

@@ -128,6 +128,22 @@ fn facts() -> Facts {
         clock_skew_ms: Observed::Seen(3),
     };
     facts.live.insert("shop/a".to_owned(), live);
+    let event = |reason: &str, message: &str| {
+        serde_json::from_value(
+            json!({"metadata": {"annotations": {"x": "hush-90"}}, "message": message, "reason": reason,
+            "involvedObject": {"kind": "Pod", "name": "a", "namespace": "shop"}, "source": {"host": "hush-91"}}),
+        )
+        .unwrap()
+    };
+    facts.objects.events = Observed::Seen(vec![
+        event("Unhealthy", "Readiness probe failed: Get \"http://10.0.0.7:8558/ready?k=hush-92\": connection refused"),
+        event("Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 503"),
+        event("Unhealthy", "Startup probe failed: hush-93"),
+        event("FailedMount", "mount -o password=hush-94 failed"),
+        event("Failed", "secret \"db\" not found"),
+        event("hush-95", "0/3 hush-96"),
+        event("FailedScheduling", "0/3 nodes are available: 3 Insufficient cpu."),
+    ]);
     facts
 }
 
@@ -137,6 +153,10 @@ fn no_secret_is_saved_and_what_checks_read_is() {
     let leaks: Vec<&str> = text.lines().filter(|line| line.contains("hush") || line.contains("87654321")).collect();
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
     for kept in [
+        "Readiness probe failed: connection refused",
+        "Liveness probe failed: status code 503",
+        "secret \\\"db\\\" not found",
+        "3 Insufficient cpu.",
         "-Dakka.remote.artery.canonical.port=2552",
         "-Dakka.management.http.port=8558",
         "-Dakka.license-key=REDACTED",

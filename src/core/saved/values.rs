@@ -19,7 +19,8 @@ const LONGEST_VALUE: usize = 300;
 const LEGACY_PROBES: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
 
 /// Annotations that ask for a mesh, with one word for a value.
-const WORDS_OF: [&str; 5] = [
+const WORDS_OF: [&str; 6] = [
+    "consul.hashicorp.com/connect-inject",
     "sidecar.istio.io/inject",
     "linkerd.io/inject",
     "kuma.io/sidecar-injection",
@@ -28,7 +29,12 @@ const WORDS_OF: [&str; 5] = [
 ];
 const WORDS: [&str; 7] = ["true", "false", "enabled", "disabled", "ingress", "ambient", "none"];
 /// Annotations that list ports and address ranges.
-const LISTS_OF: [&str; 3] = ["traffic.sidecar.istio.io/", "config.linkerd.io/skip-", "traffic.kuma.io/"];
+const LISTS_OF: [&str; 4] = [
+    "traffic.sidecar.istio.io/",
+    "config.linkerd.io/skip-",
+    "traffic.kuma.io/",
+    "consul.hashicorp.com/transparent-proxy-exclude-",
+];
 
 /// The value of an annotation, where checks read it.
 pub(super) fn annotation(key: &str, value: &str) -> String {
@@ -180,4 +186,50 @@ pub(super) fn reason(text: &str) -> String {
         rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
     }
     clean + rest
+}
+
+/// A reason as Kubernetes' components give them: one word.
+pub(super) fn word(text: &str) -> String {
+    let is_word = !text.is_empty() && text.len() <= 100 && text.chars().all(|c| c.is_ascii_alphanumeric());
+    if is_word { text } else { REMOVED }.to_owned()
+}
+
+/// What a probe's failure may come to; the rest of its text is the app's.
+const PROBE_ENDS: [&str; 5] =
+    ["connection refused", "context deadline exceeded", "no route to host", "connection reset by peer", "EOF"];
+/// How messages of the scheduler, the kubelet and the API server begin that name objects and numbers alone.
+const MESSAGES: [&str; 6] = [
+    "containers with unready status: [",
+    "containers with incomplete status: [",
+    "the status of pod readiness gate",
+    "corresponding condition of pod readiness gate",
+    "back-off ",
+    "Back-off restarting failed container",
+];
+/// Refusals of the API server that name objects and numbers alone.
+const REFUSALS: [&str; 3] =
+    [" is forbidden: exceeded quota", " is forbidden: failed quota", " is forbidden: violates PodSecurity"];
+
+/// A message of Kubernetes' components, where its kind quotes neither an image, nor an answer, nor a command's output.
+pub(super) fn message(text: &str) -> String {
+    if let Some((probe, end)) = text.split_once(" probe failed: ") {
+        let probe = if ["Readiness", "Liveness", "Startup"].contains(&probe) { probe } else { "A" };
+        let code = end.strip_prefix("HTTP probe failed with statuscode: ").filter(|code| code.parse::<u16>().is_ok());
+        let end = code.map(|code| format!("status code {code}")).or_else(|| {
+            let known = PROBE_ENDS.iter().find(|known| end.contains(**known))?;
+            Some((*known).to_owned())
+        });
+        return format!("{probe} probe failed: {}", end.as_deref().unwrap_or(REMOVED));
+    }
+    let missing = |kind: &str| {
+        let name = text.strip_prefix(kind).and_then(|rest| rest.strip_suffix("\" not found"));
+        name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')))
+    };
+    let unscheduled = text.starts_with("0/") && text.contains(" nodes are available");
+    let known = unscheduled
+        || MESSAGES.iter().any(|start| text.starts_with(start))
+        || REFUSALS.iter().any(|refusal| text.contains(refusal))
+        || missing("secret \"")
+        || missing("configmap \"");
+    if known { reason(text) } else { REMOVED.to_owned() }
 }

@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
         "the proxy as an init container that never ends",
         BYPASSCTL,
         &[("        restartPolicy: Always\n", "")],
-        &["agent-native-sidecar"],
+        &["agent-holds-pod"],
     ),
     case(
         "the proxy as a plain container",

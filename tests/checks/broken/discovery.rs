@@ -39,7 +39,12 @@ pub(super) const CASES: &[Case] = &[
         &[("NR, value: \"3\"", "NR, value: three")],
         &["contact-points"],
     ),
-    case("one pod, and two contact points by default", MINIMAL, &[("replicas: 3", "replicas: 1")], &["contact-points"]),
+    case(
+        "one pod, and two contact points by default",
+        MINIMAL,
+        &[("replicas: 3", "replicas: 1")],
+        &["contact-points-default"],
+    ),
     case(
         "one contact point is enough for three",
         AKKA,

@@ -23,11 +23,7 @@ join() {
 
 # Properties that give node POD Artery's own TLS, with the very files that an agent would read.
 native_tls() {
-  local package=akka
-  [[ $framework == pekko ]] && package=org.apache.pekko
-  echo "-D$framework.remote.artery.transport=tls-tcp"
-  echo "-D$framework.remote.artery.ssl.ssl-engine-provider=$package.remote.artery.tcp.ssl.RotatingKeysSSLEngineProvider"
-  echo "-D$framework.remote.artery.ssl.rotating-keys-engine.secret-mount-point=$pki/node$1"
+  "$agent_binary" render tls --framework "$framework" --tls-dir "$pki/node$1" --output options | tr ' ' '\n'
 }
 
 # What makes a node find its peers through the Kubernetes API, in place of seed nodes.

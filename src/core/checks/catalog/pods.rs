@@ -68,9 +68,9 @@ pub(super) const PROBES: &[Entry] = &[
         code: "probe-port",
         severity: Error,
         title: "probes ask a port that the container has",
-        why: "A probe that asks a port by a name which no port of the container has never succeeds: the pod never gets ready, \
-              or is killed again and again",
-        fix: "use the name of the management port as the container's ports have it",
+        why: "A probe that asks a port on which nobody listens never succeeds: a readiness probe keeps the pod from getting \
+              ready, a liveness or startup probe has it killed again and again",
+        fix: "use the management port, by its number or by the name that the container's ports give it",
     },
     Entry {
         code: "probe-path",
@@ -171,6 +171,14 @@ pub(super) const AGENT: &[Entry] = &[
         why: "Init containers run in their order, and the sidecar is ready only when the rules stand: the other way round \
               the pod waits for itself. The order beside the mesh's own init container does not matter",
         fix: "put bypassctl-init above bypassctl in initContainers",
+    },
+    Entry {
+        code: "agent-holds-pod",
+        severity: Error,
+        title: "the sidecar among the init containers does not hold the pod up",
+        why: "An init container without restartPolicy: Always has to end before the next one starts, and a proxy never ends: \
+              the app is never started",
+        fix: "give it restartPolicy: Always (Kubernetes 1.29), or make it a plain container",
     },
     Entry {
         code: "agent-native-sidecar",

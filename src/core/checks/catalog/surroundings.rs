@@ -88,7 +88,7 @@ pub(super) const RIGHTS: &[Entry] = &[
     Entry {
         code: "secret-in-environment",
         severity: Warning,
-        title: "no secret stands in the environment as plain text",
+        title: "no secret stands in the environment or the command as plain text",
         why: "Whoever may read pods, and every node of the cluster may, reads it there",
         fix: "take it from a Secret with secretKeyRef, or mount it as a file",
     },
@@ -131,6 +131,13 @@ pub(super) const DISCOVERY: &[Entry] = &[
         title: "there are as many pods as bootstrap requires contact points",
         why: "Until it has found that many (2 where nothing is set) no node founds a cluster, so none ever forms",
         fix: "raise replicas, or lower required-contact-point-nr",
+    },
+    Entry {
+        code: "contact-points-default",
+        severity: Warning,
+        title: "there are as many pods as bootstrap requires where nothing is set",
+        why: "Where the app's own settings (in its image) do not lower it, no node founds a cluster until it has found two",
+        fix: "raise replicas, or set required-contact-point-nr where it can be seen",
     },
     Entry {
         code: "contact-points-split",
@@ -250,5 +257,36 @@ pub(super) const ROLLOUT: &[Entry] = &[
         title: "a disruption budget lets one pod go",
         why: "A budget that allows none blocks the draining of nodes, until somebody deletes the pod by force",
         fix: "use maxUnavailable: 1",
+    },
+];
+
+pub(super) const RUNNING: &[Entry] = &[
+    Entry {
+        code: "pods-wanted",
+        severity: Error,
+        title: "as many pods were made as are wanted",
+        why: "Who makes the pods is refused (a quota, Pod Security, a webhook), or has not been asked for any",
+        fix: "read the reason in the events of the workload and of its ReplicaSet",
+    },
+    Entry {
+        code: "pods-running",
+        severity: Error,
+        title: "the pod's containers run",
+        why: "A pod that is not scheduled, pulled, configured or started is in no cluster, whatever its manifest says",
+        fix: "read what Kubernetes says of it, and the log of the container that ended",
+    },
+    Entry {
+        code: "pods-ready",
+        severity: Error,
+        title: "Kubernetes calls the pod ready",
+        why: "It gets no traffic, and a rollout waits for it; where management itself says OK, the probe does not reach it",
+        fix: "read which probe or readiness gate fails, and what is in the way of the kubelet",
+    },
+    Entry {
+        code: "pods-restart",
+        severity: Info,
+        title: "no container was restarted lately",
+        why: "Each restart is a member that left without a word, and another that joins",
+        fix: "read the log of the container that ended: out of memory (exit code 137), a liveness probe (143), or its own fault",
     },
 ];

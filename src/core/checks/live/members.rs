@@ -61,7 +61,7 @@ fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &st
     };
     match age(facts, asked) {
         Some(age) if age < PATIENCE.whole_seconds() => {
-            check.skip(format!("it has not joined yet, {age} s after its start"), "forming takes up to two minutes; ask again")
+            check.pending(format!("it has not joined yet, {age} s after its start"))
         }
         _ => check.fail(
             format!("it has joined no cluster, and knows {seeds} seed nodes"),
@@ -169,6 +169,10 @@ fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     if other.is_empty() {
         return check.pass("every member is Up");
     }
+    let stays = |status: &MemberStatus| matches!(status, MemberStatus::WeaklyUp | MemberStatus::Down);
+    if !other.values().any(stays) {
+        return check.pending(list(other.iter().map(|(node, status)| format!("{node} is {status}"))));
+    }
     check.fail(
         format!("not Up: {}", list(other.iter().map(|(node, status)| format!("{node} is {status}")))),
         "a member that stays Joining or WeaklyUp waits for one that is unreachable; Leaving and Exiting take seconds",
@@ -180,11 +184,12 @@ fn agreed(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     let next = check.ours("status");
     // Of two clusters each has its leader; that is another check's matter.
     for group in groups(views) {
-        let leaders: BTreeSet<&Node> = views
-            .iter()
-            .filter(|(_, view)| group.contains(&view.self_node))
-            .filter_map(|(_, view)| view.leader.as_ref())
-            .collect();
+        let of_group = || views.iter().filter(|(_, view)| group.contains(&view.self_node)).map(|(_, view)| view);
+        let leaders: BTreeSet<&Node> = of_group().filter_map(|view| view.leader.as_ref()).collect();
+        if leaders.len() > 1 && of_group().all(|view| view.unreachable.is_empty()) {
+            // Views are taken one after the other, and differ for a moment while somebody joins or leaves.
+            return check.pending(format!("members see different leaders: {}", list(leaders)));
+        }
         if leaders.len() > 1 {
             return check.fail(
                 format!("members see different leaders: {}", list(leaders)),
@@ -222,10 +227,16 @@ fn pods_behind(check: Check, pods: &[&Asked<'_>], views: &[(&Asked<'_>, &View)])
     if strangers.is_empty() {
         return check.pass("every member is one of the pods");
     }
+    let unreachable: BTreeSet<&Node> =
+        views.iter().flat_map(|(_, view)| view.unreachable.iter().map(|one| &one.node)).collect();
+    let (gone, elsewhere): (Vec<&Node>, Vec<&Node>) =
+        strangers.into_iter().partition(|stranger| unreachable.contains(stranger));
+    if gone.is_empty() {
+        return check.pass(format!("{} are none of these pods, and answer: they run elsewhere", list(elsewhere)));
+    }
     check.fail(
-        format!("members that are none of the pods: {}", list(strangers)),
-        "their pods are gone without leaving, or have other labels, or run elsewhere; those that are gone block the others \
-         until they are downed",
+        format!("members that are none of the pods, and do not answer: {}", list(gone)),
+        "their pods are gone without leaving; they block the others until they are downed",
         "kubectl get pods -A -o wide",
     )
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::PodSpec;
 
 use crate::core::facts::Facts;
+use crate::core::fallback;
 use crate::core::ports::PortSet;
 use crate::core::report::Observed;
 
@@ -14,6 +15,7 @@ pub(in crate::core::checks) enum MeshKind {
     Istio,
     Linkerd,
     Kuma,
+    Consul,
     Ambient,
 }
 
@@ -23,25 +25,31 @@ impl MeshKind {
             Self::Istio => "Istio",
             Self::Linkerd => "Linkerd",
             Self::Kuma => "Kuma",
+            Self::Consul => "Consul",
             Self::Ambient => "Istio ambient",
         }
     }
 
     /// The annotation that keeps outgoing ports from the mesh, and the one for arriving ones.
     pub(in crate::core::checks) fn exclusions(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Istio | Self::Ambient => {
-                ("traffic.sidecar.istio.io/excludeOutboundPorts", "traffic.sidecar.istio.io/excludeInboundPorts")
-            }
-            Self::Linkerd => ("config.linkerd.io/skip-outbound-ports", "config.linkerd.io/skip-inbound-ports"),
-            Self::Kuma => ("traffic.kuma.io/exclude-outbound-ports", "traffic.kuma.io/exclude-inbound-ports"),
-        }
+        let mesh = match self {
+            Self::Istio | Self::Ambient => fallback::Mesh::Istio,
+            Self::Linkerd => fallback::Mesh::Linkerd,
+            Self::Kuma => fallback::Mesh::Kuma,
+            Self::Consul => fallback::Mesh::Consul,
+        };
+        mesh.annotations().into()
     }
 
     /// Annotations that mean something on a pod alone.
     pub(in crate::core::checks) fn is_of_a_mesh(annotation: &str) -> bool {
-        const PREFIXES: [&str; 4] =
-            ["traffic.sidecar.istio.io/", "config.linkerd.io/skip-", "traffic.kuma.io/", "sidecar.istio.io/"];
+        const PREFIXES: [&str; 5] = [
+            "traffic.sidecar.istio.io/",
+            "config.linkerd.io/skip-",
+            "traffic.kuma.io/",
+            "sidecar.istio.io/",
+            "consul.hashicorp.com/",
+        ];
         PREFIXES.iter().any(|prefix| annotation.starts_with(prefix))
     }
 }
@@ -87,6 +95,7 @@ impl Mesh {
         if on("sidecar.istio.io/inject", &["false"])
             || on("linkerd.io/inject", &["disabled"])
             || on("kuma.io/sidecar-injection", &["disabled"])
+            || on("consul.hashicorp.com/connect-inject", &["false"])
         {
             return None;
         }
@@ -98,6 +107,9 @@ impl Mesh {
         }
         if container("kuma-sidecar") || on("kuma.io/sidecar-injection", &["enabled", "true"]) {
             return found(MeshKind::Kuma, "the pod asks for Kuma's sidecar");
+        }
+        if container("consul-dataplane") || on("consul.hashicorp.com/connect-inject", &["true"]) {
+            return found(MeshKind::Consul, "the pod asks for Consul's sidecar");
         }
         if on("istio.io/dataplane-mode", &["ambient"])
             || (says(ns_labels, "istio.io/dataplane-mode", &["ambient"]) && !on("istio.io/dataplane-mode", &["none"]))
@@ -125,6 +137,9 @@ impl Mesh {
         }
         if prefixed("traffic.kuma.io/") {
             return found(MeshKind::Kuma, "the pod has annotations for Kuma's sidecar");
+        }
+        if prefixed("consul.hashicorp.com/transparent-proxy") {
+            return found(MeshKind::Consul, "the pod has annotations for Consul's sidecar");
         }
         None
     }

@@ -1,0 +1,126 @@
+//! What can be done without the agent, as text for people and for `kubectl`: annotations that keep ports from a mesh, TLS of
+//! the app's own, a network policy, the rights that discovery needs.
+//!
+//! Invariant: what is rendered from a manifest has no failure of `check files` that the manifest did not have, but for the
+//! encryption that an annotation alone takes away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+pub use crate::core::checks::nodes::{Nodes, nodes};
+use crate::core::inject::yaml;
+
+pub mod tls;
+
+/// A mesh whose annotations are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mesh {
+    /// `traffic.sidecar.istio.io/exclude…Ports`
+    Istio,
+    /// `config.linkerd.io/skip-…-ports`
+    Linkerd,
+    /// `traffic.kuma.io/exclude-…-ports`
+    Kuma,
+    /// `consul.hashicorp.com/transparent-proxy-exclude-…-ports`
+    Consul,
+}
+
+impl Mesh {
+    /// The annotations of a pod for ports that it dials, and for those that it is dialled on.
+    #[must_use]
+    pub const fn annotations(self) -> [&'static str; 2] {
+        match self {
+            Self::Istio => {
+                ["traffic.sidecar.istio.io/excludeOutboundPorts", "traffic.sidecar.istio.io/excludeInboundPorts"]
+            }
+            Self::Linkerd => ["config.linkerd.io/skip-outbound-ports", "config.linkerd.io/skip-inbound-ports"],
+            Self::Kuma => ["traffic.kuma.io/exclude-outbound-ports", "traffic.kuma.io/exclude-inbound-ports"],
+            Self::Consul => [
+                "consul.hashicorp.com/transparent-proxy-exclude-outbound-ports",
+                "consul.hashicorp.com/transparent-proxy-exclude-inbound-ports",
+            ],
+        }
+    }
+}
+
+/// The annotations that keep a workload's remoting and management from the mesh; `present` are those that it has, whose
+/// ports stay.
+#[must_use]
+pub fn annotations(mesh: Mesh, nodes: &Nodes, present: &Value) -> BTreeMap<String, String> {
+    let wanted = [nodes.remoting, nodes.management];
+    let list = |key: &str| {
+        let there = present[key].as_str().unwrap_or_default();
+        let mut ports: Vec<String> =
+            there.split(',').map(str::trim).filter(|port| !port.is_empty()).map(str::to_owned).collect();
+        for port in wanted.map(|port| port.to_string()) {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+        ports.join(",")
+    };
+    mesh.annotations().into_iter().map(|key| (key.to_owned(), list(key))).collect()
+}
+
+/// A policy for each workload: its pods reach each other on remoting and management, and nobody else does; the ports that
+/// the app declares beside them stay open to all.
+#[must_use]
+pub fn network_policies(all: &[Nodes]) -> String {
+    documents(all.iter().map(|nodes| {
+        let pods = json!({"matchLabels": nodes.labels});
+        let ports =
+            |numbers: &[u16]| numbers.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect::<Vec<_>>();
+        let mut ingress = vec![json!({
+            "from": [{"podSelector": pods}],
+            "ports": ports(&[nodes.remoting, nodes.management]),
+        })];
+        if !nodes.other_ports.is_empty() {
+            ingress.push(json!({"ports": ports(&nodes.other_ports)}));
+        }
+        json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": format!("{}-remoting", nodes.name), "namespace": nodes.namespace},
+            "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": ingress},
+        })
+    }))
+}
+
+/// What discovery by the Kubernetes API asks for: a role that reads pods, bound to each service account once.
+#[must_use]
+pub fn rights(all: &[Nodes]) -> String {
+    const NAME: &str = "akka-pod-reader";
+    let accounts: BTreeSet<(&str, &str)> =
+        all.iter().map(|nodes| (nodes.namespace.as_str(), nodes.service_account.as_str())).collect();
+    let mut objects = Vec::new();
+    for namespace in accounts.iter().map(|(namespace, _)| *namespace).collect::<BTreeSet<_>>() {
+        let metadata = json!({"name": NAME, "namespace": namespace});
+        let of_namespace = accounts.iter().filter(|(other, _)| *other == namespace);
+        let subjects: Vec<Value> = of_namespace
+            .map(|(_, account)| json!({"kind": "ServiceAccount", "name": account, "namespace": namespace}))
+            .collect();
+        objects.push(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": metadata,
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "watch", "list"]}],
+        }));
+        objects.push(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
+            "subjects": subjects,
+        }));
+    }
+    documents(objects.into_iter())
+}
+
+fn documents(objects: impl Iterator<Item = Value>) -> String {
+    let texts: Vec<String> = objects.map(|object| yaml(&object).join("\n") + "\n").collect();
+    texts.join("---\n")
+}
+
+#[cfg(test)]
+mod tests;
