@@ -5,7 +5,7 @@
 
 mod engine;
 mod passage;
-mod pool;
+pub(super) mod pool;
 
 use std::future::poll_fn;
 use std::io;
