@@ -5,13 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use bypassctl::tls::issue::{DevelopmentCa, IssuedLeaf, LeafRequest};
+use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::StreamOwned;
 use time::OffsetDateTime;
 
 use crate::client::session;
 use crate::crowds::{knock, seclude};
-use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, local, write_set};
+use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, free_port, local, write_set};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
@@ -55,20 +56,23 @@ fn silence_from_many_addresses_gives_way() {
 }
 
 /// Readers that do not read cost a bounded amount each: no buffer grows to take the batch of a connection whose peer is
-/// slow. Little room in the kernel, so that the sidecars are backlogged and not the network.
+/// slow. In front of each sidecar lies more than a batch, behind it there is little room, so that both are backlogged with
+/// all that they read at once: what near seals, and what far opens.
 #[test]
 fn readers_that_do_not_read_cost_little_each() {
-    const READERS: u64 = 300;
+    const READERS: u64 = 150;
     seclude();
-    for way in ["tcp_rmem", "tcp_wmem"] {
-        std::fs::write(format!("/proc/sys/net/ipv4/{way}"), "4096 16384 32768").unwrap();
-    }
+    let room = |kind: &str, sizes: &str| std::fs::write(format!("/proc/sys/net/ipv4/tcp_{kind}"), sizes).unwrap();
     let certificates = Certificates::new();
     let dir = certificates.tls_dir("cart");
-    let deaf = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let far = Sidecar::between(&dir, local(1), deaf.local_addr().unwrap(), &[]);
+    let app = local(free_port());
+    // A listener's connections have the room that it was made with.
+    room("rmem", "4096 2000000 6291456");
+    let far = Sidecar::between(&dir, local(1), app, &[]);
     let near = Sidecar::between(&dir, far.inbound, local(1), &[]);
-    let before = [near.memory(), far.memory()];
+    room("rmem", "4096 16384 32768");
+    room("wmem", "4096 16384 32768");
+    let deaf = TcpListener::bind(app).unwrap();
     let mut writers = Vec::new();
     let mut kept = Vec::new();
     for _ in 0..READERS {
@@ -77,14 +81,22 @@ fn readers_that_do_not_read_cost_little_each() {
         writer.set_nonblocking(true).unwrap();
         writers.push(writer);
     }
+    let before = [near.memory(), far.memory()];
     let block = vec![0; 1 << 20];
-    eventually("all are backlogged", || {
-        let written: usize = writers.iter_mut().map(|writer| writer.write(&block).unwrap_or(0)).sum();
-        std::thread::sleep(Duration::from_millis(200));
-        (written == 0).then_some(())
-    });
-    // 8 MiB for each of four threads at most, 40 KiB for each connection and way, and as much again for all else.
-    let most = 4 * 8 * 1024 + READERS * 80;
+    let mut all_are_backlogged = |when: &str| {
+        eventually(when, || {
+            let written: usize = writers.iter_mut().map(|writer| writer.write(&block).unwrap_or(0)).sum();
+            std::thread::sleep(Duration::from_millis(200));
+            (written == 0).then_some(())
+        });
+    };
+    far.signal(Signal::SIGSTOP);
+    all_are_backlogged("backlogged before far");
+    far.signal(Signal::SIGCONT);
+    all_are_backlogged("backlogged behind far");
+    // 8 MiB for each of four threads at most, 40 KiB for each connection and way.
+    let threads = std::thread::available_parallelism().unwrap().get().min(4) as u64;
+    let most = threads * 8 * 1024 + READERS * 80;
     for (name, after, before) in [("near", near.memory(), before[0]), ("far", far.memory(), before[1])] {
         println!("{name}: {} KiB for {READERS} readers", after - before);
         assert!(after - before < most, "{name}: {} KiB for {READERS} readers that do not read", after - before);
