@@ -3,18 +3,23 @@
 //! Invariant: without `--fault-injection` no connection ever asks; with it, what is in force is in the log, in `/ready`,
 //! in `/status` and in a metric, and ends by itself.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::core::faults::{Effect, Fault, FaultError, MOST, Marked, Order};
 use crate::core::outcome::Reason;
+use crate::core::route::Direction;
 use crate::proxy::Sidecar;
+use crate::proxy::socket::{HungUp, hung_up};
 
 /// How often what is in force is logged.
 const REMINDER: Duration = Duration::from_secs(30);
+/// How often to look.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// The faults in force.
@@ -87,13 +92,26 @@ impl Gate {
         (meeting().map(|fault| fault.effect).collect(), meeting().map(|fault| fault.until).min())
     }
 
-    /// Waits as long as a new connection has to.
-    pub(super) async fn enter(mut self) -> Result<(), Reason> {
-        if self.effects().0.contains(&Effect::Abort) {
-            return Err(Reason::FaultInjected);
+    /// Waits as long as a new connection has to, and no longer than whoever dialled it does.
+    pub(super) async fn enter(mut self, dialler: &TcpStream) -> Result<(), Reason> {
+        let mut held = self.clone();
+        let mut passed = pin!(held.pass(0));
+        loop {
+            let effects = self.effects().0;
+            if effects.contains(&Effect::Abort) {
+                return Err(Reason::FaultInjected);
+            }
+            if tokio::time::timeout(PERIOD, &mut passed).await.is_ok() {
+                return Ok(());
+            }
+            match (hung_up(dialler), self.marked.direction) {
+                (Some(HungUp::Reset), Direction::Inbound) => return Err(Reason::PeerReset),
+                (Some(HungUp::Reset), Direction::Outbound) => return Err(Reason::AppReset),
+                // What came before the end is only late if it is delayed, and lost in a black hole.
+                (Some(HungUp::Closed), _) if effects.contains(&Effect::BlackHole) => return Err(Reason::Closed),
+                _ => {}
+            }
         }
-        self.pass(0).await;
-        Ok(())
     }
 
     /// Waits as long as these bytes have to.

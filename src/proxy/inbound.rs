@@ -29,7 +29,7 @@ pub(super) async fn meet(
     let entered = async {
         let target = destination(&peer, sidecar)?;
         connection.target = Some(target);
-        sidecar.enter(connection).await
+        sidecar.enter(connection, &peer).await
     };
     let place = match entered.await {
         Ok(place) => place,

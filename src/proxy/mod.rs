@@ -248,14 +248,14 @@ impl Sidecar {
     }
 
     /// A place among the connections with the other pod, and leave to go on.
-    async fn enter(&self, connection: &Connection) -> Result<Place, Reason> {
+    async fn enter(&self, connection: &Connection, dialler: &TcpStream) -> Result<Place, Reason> {
         let crowd = match connection.direction {
             Direction::Inbound => &self.inbound_crowd,
             Direction::Outbound => &self.outbound_crowd,
         };
         let place = crowd.enter(connection.peer().ip()).ok_or(Reason::TooManyOfPeer)?;
         if let Some(gate) = self.faults.gate(connection.marked()) {
-            gate.enter().await?;
+            gate.enter(dialler).await?;
         }
         Ok(place)
     }

@@ -69,7 +69,7 @@ async fn reach_peer(
     tune(app, FarEnd::App).map_err(|_| Reason::AppReset)?;
     let target = route::target(original, listener, config.outbound_target, &config.remoting)?;
     connection.target = Some(target);
-    let place = sidecar.enter(connection).await?;
+    let place = sidecar.enter(connection, app).await?;
     let attempt = sidecar.circuits.attempt(target)?;
     let reached = have_peer(target, sidecar, connection).await;
     // What we lack ourselves says nothing of the peer.

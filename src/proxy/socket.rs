@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::core::route::OriginalDst;
@@ -75,6 +77,25 @@ pub(super) fn unsent(stream: &TcpStream) -> u64 {
     // SAFETY: SIOCOUTQ (tcp(7)), the same request as TIOCOUTQ, writes one int to where it is told.
     let result = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+/// What the other side has done to a connection that nobody reads from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HungUp {
+    /// It sends no more.
+    Closed,
+    /// It takes no more either.
+    Reset,
+}
+
+/// Whether the other side has hung up, without taking what it sent before.
+pub(super) fn hung_up(stream: &TcpStream) -> Option<HungUp> {
+    let seen = stream.ready(Interest::READABLE | Interest::WRITABLE).now_or_never()?.ok()?;
+    match (seen.is_write_closed(), seen.is_read_closed()) {
+        (true, _) => Some(HungUp::Reset),
+        (false, true) => Some(HungUp::Closed),
+        (false, false) => None,
+    }
 }
 
 /// Sets the options of a connection that lives for days.

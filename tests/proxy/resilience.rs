@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{
     App, Certificates, Sidecar, assert_echo, assert_no_byte, assert_reset, connect, eventually, free_port, http,
-    http_with, local,
+    http_with, local, reset,
 };
 
 /// Two sidecars without TLS, for what is tested here is the same with it, and an app that echoes behind them.
@@ -182,6 +182,34 @@ fn an_abort_resets_open_and_new_connections_and_ends_by_itself() {
     near.log_line(&["\"reason\":\"fault_injected\""]);
     near.log_line(&["fault injection ends, its time is over"]);
     assert_echo(&mut connect(near.outbound).unwrap(), "after");
+}
+
+/// Who dials and hangs up while a fault holds the connection has no place among the connections any more.
+#[test]
+fn a_fault_does_not_hold_who_has_hung_up() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection", "--max-connections-per-peer=2"]);
+    order(&near, r#"{"kind":"black_hole","seconds":60}"#);
+    let mut said = connect(near.outbound).unwrap();
+    said.write_all(b"into the void").unwrap();
+    drop(said);
+    near.log_line(&["\"reason\":\"closed\""]);
+    reset(connect(near.outbound).unwrap());
+    near.log_line(&["\"reason\":\"app_reset\""]);
+    assert_eq!(http(near.admin, "DELETE", "/faults").unwrap().0, 200);
+
+    order(&near, r#"{"kind":"delay","milliseconds":60000,"seconds":60}"#);
+    let late: Vec<_> = (0..2).map(|_| connect(near.outbound).unwrap()).collect();
+    let [mut closed, refused] = <[_; 2]>::try_from(late).unwrap();
+    reset(refused);
+    eventually("its reset is noticed", || near.get("/metrics").1.contains(r#"reason="app_reset"} 2"#).then_some(()));
+    closed.write_all(b"only late").unwrap();
+    closed.shutdown(std::net::Shutdown::Write).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(http(near.admin, "DELETE", "/faults").unwrap().0, 200);
+    let mut back = String::new();
+    closed.read_to_string(&mut back).unwrap();
+    assert_eq!(back, "only late");
 }
 
 #[test]
