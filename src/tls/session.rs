@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedConnectionCommon, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, ServerConfig, SupportedCipherSuite};
+use rustls::{AlertDescription, ClientConfig, CommonState, Error, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::ServerName;
 
 use crate::tls::buffer::Buffer;
@@ -250,6 +250,9 @@ fn handshake<P: Process>(
             Ok(_) => true,
             Err(error) => {
                 drop_alert_into(connection, outgoing);
+                if outgoing.is_empty() && connection.negotiated_cipher_suite().is_none() {
+                    complain(&error, outgoing);
+                }
                 return Err(error);
             }
         };
@@ -392,4 +395,14 @@ fn drop_alert_into<P: Process>(connection: &mut P, outgoing: &mut Buffer) {
             return;
         }
     }
+}
+
+/// What rustls refuses without an alert, among it messages that are too large, before there are keys (RFC 8446, section 6).
+fn complain(error: &Error, outgoing: &mut Buffer) {
+    let alert = match error {
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        Error::PeerMisbehaved(_) => AlertDescription::UnexpectedMessage,
+        _ => return,
+    };
+    outgoing.extend(&[0x15, 3, 3, 0, 2, 2, alert.into()]);
 }
