@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
+use axum::extract::rejection::StringRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -119,11 +120,15 @@ fn active_faults(sidecar: &Sidecar) -> Vec<serde_json::Value> {
 async fn order_fault(
     State(sidecar): State<Arc<Sidecar>>,
     ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
-    order: String,
+    order: Result<String, StringRejection>,
 ) -> Response {
     if let Some(refusal) = refuse_faults(&sidecar, caller) {
         return refusal;
     }
+    let order = match order {
+        Ok(order) => order,
+        Err(rejection) => return refuse_body("no fault ordered", &rejection),
+    };
     let order = serde_json::from_str(&order).map_err(|error| error.to_string());
     match order.and_then(|order| sidecar.faults.order(order).map_err(|error| error.to_string())) {
         Ok(fault) => (StatusCode::CREATED, format!("for {} s it {fault}\n", seconds_left(&fault))).into_response(),
@@ -167,17 +172,31 @@ async fn log(State(sidecar): State<Arc<Sidecar>>) -> String {
 async fn set_log(
     State(sidecar): State<Arc<Sidecar>>,
     ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
-    filter: String,
+    filter: Result<String, StringRejection>,
 ) -> Response {
     if let Some(refusal) = refuse_strangers("PUT /log", caller) {
         return refusal;
     }
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(rejection) => return refuse_body("that is no log filter", &rejection),
+    };
     match sidecar.log.change(&filter) {
         Ok(()) => (sidecar.log.shown() + "\n").into_response(),
         Err(error) => {
             (StatusCode::BAD_REQUEST, format!("{:?} is no log filter: {error}\n", filter.trim())).into_response()
         }
     }
+}
+
+/// A body that is not the text that it should be.
+fn refuse_body(what: &str, rejection: &StringRejection) -> Response {
+    let status = rejection.status();
+    let why = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => format!("the body has more than {LARGEST_BODY} bytes"),
+        _ => rejection.body_text(),
+    };
+    (status, format!("{what}: {why}\n")).into_response()
 }
 
 /// What changes something is for the pod's own processes.
