@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::core::wire::FirstBytes;
+
 /// Why a connection ended; the codes are stable, logs and metrics carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,13 +150,19 @@ impl Reason {
         }
     }
 
-    /// What to think of, where the code alone does not say it.
+    /// What to think of, where the code alone does not say it; `first` is what a peer without TLS began with.
     #[must_use]
-    pub const fn hint(self) -> Option<&'static str> {
+    pub const fn hint(self, first: Option<FirstBytes>) -> Option<&'static str> {
         Some(match self {
-            Self::PlaintextRefused => {
-                "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in"
-            }
+            Self::PlaintextRefused => match first {
+                Some(FirstBytes::Http) => {
+                    "an HTTP client, such as a probe, a scraper or a browser, was given the remoting port; management has another"
+                }
+                Some(FirstBytes::Unknown) => {
+                    "neither TLS nor remoting, so no peer without an agent: a scanner, or a client of something else"
+                }
+                _ => "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in",
+            },
             Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
             Self::Revoked => "its certificate is on a list in --tls-crl; it needs another one",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",

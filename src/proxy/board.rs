@@ -208,7 +208,7 @@ impl Board {
             allowed: failed.and_then(|failed| failed.allowed.clone()),
             looked_like: connection.first.map(|first| first.to_string()),
             detail: failed.map(|failed| failed.detail.clone()).or(connection.detail.clone()),
-            hint: reason.hint(),
+            hint: reason.hint(connection.first),
         };
         let mut refusals = lock(&self.refusals);
         if refusals.len() == MOST_REFUSALS {

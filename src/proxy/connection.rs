@@ -121,7 +121,7 @@ impl Connection {
                     allowed = failed.and_then(|failed| failed.allowed.as_deref()),
                     looked_like = self.first.map(tracing::field::display),
                     detail = failed.map(|failed| failed.detail.as_str()).or(self.detail.as_deref()),
-                    hint = reason.hint(),
+                    hint = reason.hint(self.first),
                     bytes_in = self.moved.bytes_in.bytes(),
                     bytes_out = self.moved.bytes_out.bytes(),
                     duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

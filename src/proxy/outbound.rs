@@ -156,7 +156,13 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
         {
             Ok(None)
         }
-        Ok(Err(unsecured)) => Err(connection.fail(Failed::of(&unsecured.error))),
+        Ok(Err(unsecured)) => {
+            let mut failed = Failed::of(&unsecured.error);
+            if unsecured.speaks_no_tls() {
+                failed.detail.push_str("; a peer without TLS behaves so: has it an agent?");
+            }
+            Err(connection.fail(failed))
+        }
         Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
     }
 }

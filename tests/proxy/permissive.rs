@@ -89,7 +89,7 @@ fn strict_does_not_fall_back() {
     let app = App::serving(drop);
     let near = Sidecar::between(&certificates.tls_dir("cart"), app.address, local(1), &[]);
     assert_reset(&mut connect(near.outbound).unwrap());
-    near.log_line(&["\"reason\":\"handshake_failed\""]);
+    near.log_line(&["\"reason\":\"handshake_failed\"", "has it an agent?"]);
     assert_eq!(app.accepted(), 1);
 }
 

@@ -115,17 +115,20 @@ fn plaintext_is_refused_in_strict_mode_and_named() {
     let certificates = Certificates::new();
     let app = App::echo();
     let sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), app.address, &[]);
-    for (hello, name) in [
-        (&b"AKKA\x01\x10\x00\x00\x00"[..], "artery (Akka 2.6 or Pekko 1) control stream"),
-        (b"PEKK\x02", "artery (Pekko 2) ordinary stream"),
-        (b"\x00\x00\x00\x2a\x12\x28\x08\x01", "classic remoting"),
-        (b"GET / HTTP/1.1\r\n\r\n", "HTTP"),
-        (b"\xff\xfe garbage", "unknown"),
+    for (hello, name, hint) in [
+        (&b"AKKA\x01\x10\x00\x00\x00"[..], "artery (Akka 2.6 or Pekko 1) control stream", "has no agent"),
+        (b"PEKK\x02", "artery (Pekko 2) ordinary stream", "has no agent"),
+        (b"\x00\x00\x00\x2a\x12\x28\x08\x01", "classic remoting", "has no agent"),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP", "management has another"),
+        (b"\xff\xfe garbage", "unknown", "a scanner"),
     ] {
         let mut stream = connect(sidecar.inbound).unwrap();
         stream.write_all(hello).unwrap();
         assert_no_byte(&mut stream);
-        sidecar.log_line(&["\"reason\":\"plaintext_refused\"", &format!("\"looked_like\":\"{name}\"")]);
+        let line = sidecar.log_line(&["\"reason\":\"plaintext_refused\"", &format!("\"looked_like\":\"{name}\"")]);
+        assert!(line.contains(hint), "{line}");
+        let shown = sidecar.status()["refusals"].to_string();
+        assert!(shown.contains(hint), "{shown}");
     }
     assert_eq!(app.accepted(), 0);
 }
