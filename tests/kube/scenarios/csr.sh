@@ -3,7 +3,8 @@
 # shellcheck shell=bash disable=SC2154  # the parts share variables
 
 # Without the right to ask the sidecar waits and says what it lacks; denied it says so and asks anew; what is signed for another
-# key is not used; once approved and signed it is ready, has the service account's identity, and leaves no object behind.
+# key is not used; once approved and signed it is ready, has the service account's identity, and leaves no object behind. At half
+# of its certificate's time it asks for the next by itself, and stays ready.
 scenario_a_sidecar_has_its_request_signed() {
   fresh_namespace && create_user cart || return
   local admin=127.0.0.77 role=bypassctl-csr-$namespace name
@@ -44,12 +45,36 @@ decide_and_see() {
   wait_until 60 pending_request || fail "it does not ask again after a bad answer" || return
   name=$(pending)
   kubectl get csr "$name" --output 'jsonpath={.spec.request}' | base64 --decode >"$scratch/own.csr" || return
-  approve_and_sign "$name" "$scratch/own.csr" || return
+  approve_and_sign "$name" "$scratch/own.csr" 60 || return
   wait_until 20 is_ready "$admin" || fail "it is not ready: $(tail -n 3 "$scratch/sidecar.log")" || return
   curl --silent --max-time 2 "http://$admin:15550/status" | grep -q "spiffe://mesh.example/ns/$namespace/sa/cart" ||
     fail "it has another identity" || return
   wait_until 10 gone "$name" || fail "a signed request is left behind" || return
+  renewed "$admin" || return
   ! grep -q 'PRIVATE KEY' "$scratch/sidecar.log" || fail "a key in the log"
+}
+
+# The certificate lasts a minute: the next is asked for in time.
+renewed() {
+  local before name
+  before=$(serial "$1")
+  wait_until 50 pending_request || fail "it does not renew" || return
+  name=$(pending)
+  is_ready "$1" || fail "it is not ready while it renews" || return
+  kubectl get csr "$name" --output 'jsonpath={.spec.request}' | base64 --decode >"$scratch/next.csr" || return
+  ! cmp --silent "$scratch/own.csr" "$scratch/next.csr" || fail "it asks for the same key again" || return
+  approve_and_sign "$name" "$scratch/next.csr" || return
+  wait_until 20 has_other_serial "$1" "$before" || fail "the renewed certificate is not used: $(tail -n 3 "$scratch/sidecar.log")" || return
+  is_ready "$1" || fail "it is not ready with the renewed certificate"
+}
+
+serial() {
+  curl --silent --max-time 2 "http://$1:15550/status" | python3 -c 'import json, sys; print(json.load(sys.stdin)["credentials"]["chain"][0]["serial"])'
+}
+
+has_other_serial() {
+  local now
+  now=$(serial "$1") && [[ -n $now && $now != "$2" ]]
 }
 
 # authority PREFIX – a key and a certificate of its own.
@@ -58,12 +83,26 @@ authority() {
     -subj '/CN=remoting CA'
 }
 
-# approve_and_sign NAME REQUEST – as approver and signer, which checks nothing.
+# approve_and_sign NAME REQUEST [SECONDS] – as approver and signer, which checks nothing; for a day, or as long as that.
 approve_and_sign() {
   local certificate
   kubectl certificate approve "$1" >/dev/null || return
-  openssl x509 -req -in "$2" -CA "$scratch/ca.crt" -CAkey "$scratch/ca.key" -CAcreateserial -days 1 -copy_extensions copy \
-    -out "$scratch/signed.crt" || return
+  : >"$scratch/issued"
+  cat >"$scratch/ca.conf" <<END || return
+[ca]
+default_ca = remoting
+[remoting]
+database = $scratch/issued
+new_certs_dir = $scratch
+default_md = sha256
+copy_extensions = copy
+rand_serial = yes
+policy = any
+[any]
+commonName = optional
+END
+  openssl ca -batch -notext -config "$scratch/ca.conf" -cert "$scratch/ca.crt" -keyfile "$scratch/ca.key" -subj /CN=remoting \
+    -enddate "$(date --utc --date "+${3:-86400} seconds" +%Y%m%d%H%M%SZ)" -in "$2" -out "$scratch/signed.crt" || return
   certificate=$(base64 --wrap 0 "$scratch/signed.crt")
   kubectl patch csr "$1" --subresource status --type merge \
     --patch "{\"status\": {\"certificate\": \"$certificate\"}}" >/dev/null
