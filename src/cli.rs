@@ -14,6 +14,7 @@ use crate::core::config::{
     DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND_PORT, DEFAULT_MESH_MARK, DEFAULT_OUTBOUND_PORT,
     RedirectMode, SideDoors,
 };
+use crate::core::directory::parse_namespace;
 use crate::core::identity::TrustDomain;
 use crate::core::policy::PeerAddress;
 use crate::core::ports::{PortRange, Preset};
@@ -209,9 +210,13 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_RECYCLE_WITHIN", default_value_t = 0, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=86400))]
     pub recycle_within: u64,
-    /// Whether a peer's certificate has to name its address
+    /// Whether a peer's certificate has to go with its address
     #[arg(long, env = "BYPASSCTL_PEER_ADDRESS", default_value = "any")]
     pub peer_address: PeerAddress,
+    /// With --peer-address pod: namespaces whose pods are asked for, comma-separated or repeated [default: our own]
+    #[arg(long, env = "BYPASSCTL_PEER_NAMESPACE", value_delimiter = ',', value_name = "NAMES",
+        value_parser = parse_namespace)]
+    pub peer_namespace: Vec<String>,
     /// Addresses that the inbound and the admin listener bind; default: every address
     #[arg(long, env = "BYPASSCTL_BIND_ADDRESS", value_delimiter = ',', value_name = "ADDRESS")]
     pub bind_address: Vec<IpAddr>,

@@ -56,7 +56,8 @@ fn what_an_authority_issues_verifies_and_its_keys_are_for_their_owner_alone() {
         assert_eq!(left.len(), 3, "{left:?}");
         let text = done(dir, &["verify", "--tls-dir=new/cart", "--peer=new/cart/tls.crt"]);
         assert!(text.contains("The key fits") && text.contains(": let in"), "{text}");
-        assert_eq!(text.contains("not Akka's RotatingKeys"), kind == "ec-p256", "{text}");
+        let says_why = text.contains("its key is EC P-256") && text.contains("reads RSA keys alone");
+        assert_eq!(says_why, kind == "ec-p256", "{text}");
     }
 }
 
@@ -115,6 +116,29 @@ fn a_revoked_certificate_is_refused_by_verify() {
     fails(dir, &["verify"], 2, "--tls-dir");
     fails(dir, &["verify", "--tls-dir=cart", "--allow=cart"], 2, "is no identity");
     fails(dir, &["verify", "--tls-dir=cart", "--allow=dns:other", "--peer=cart/tls.crt"], 1, "not allowed");
+}
+
+#[test]
+fn verify_says_what_keeps_a_node_with_native_tls_and_a_sidecar_apart() {
+    let scratch = with_cart();
+    let dir = scratch.path();
+    let rsa = |to: &str, names: &[&str]| {
+        let to = format!("--dir={to}");
+        done(dir, &[&["issue", "--ca-dir=ca", &to, "--key-type=rsa-2048"], names].concat());
+    };
+    rsa("native", &["--dns=cart.shop"]);
+    rsa("named", &["--dns=pay.shop"]);
+    let verdict = |own: &str, peer: &str| {
+        let (own, peer) = (format!("--tls-dir={own}"), format!("--peer={peer}/tls.crt"));
+        let text = done(dir, &["verify", &own, &peer, "--allow=ca"]);
+        text.lines().find(|line| line.contains("RotatingKeysSSLEngineProvider: the two")).unwrap().to_owned()
+    };
+    assert!(verdict("native", "native").ends_with("the two may talk"));
+    let apart = verdict("cart", "native");
+    assert!(apart.contains("the two cannot talk: ours: its key is EC P-256"), "{apart}");
+    assert!(verdict("native", "named").contains("share no DNS name or common name (cart.shop and pay.shop)"));
+    fails(dir, &["verify", "--spiffe-socket=unix:///no/such.sock"], 1, "there is no such socket");
+    fails(dir, &["verify", "--spiffe-socket=unix:///no/such.sock", "--tls-dir=cart"], 2, "cannot be used with");
 }
 
 #[test]

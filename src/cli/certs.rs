@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{OutputFormat, TlsArgs};
+use super::{OutputFormat, SourceArgs, TlsArgs};
 use crate::core::identity::SpiffeId;
 use crate::core::sidecar::KeyAlgorithm;
 
@@ -25,7 +25,8 @@ pub enum CertsCommand {
     Revoke(CertsRevokeArgs),
     /// Say what certificates say: of files, of a directory's files, or of whoever listens on HOST:PORT and speaks TLS
     Inspect(CertsInspectArgs),
-    /// Check a certificate, its key and its roots as `proxy` does, and say whether others would be let in
+    /// Check a certificate, its key and its roots as `proxy` does, of files or of whoever `proxy` would ask, and say whether
+    /// others would be let in
     Verify(CertsVerifyArgs),
 }
 
@@ -116,6 +117,12 @@ pub struct CertsInspectArgs {
 pub struct CertsVerifyArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Seconds that whoever is asked for credentials may take
+    #[arg(long, env = "BYPASSCTL_WAIT", default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub wait: u64,
     /// Which peers may connect, as for `proxy` [default: the identity of our own certificate]
     #[arg(long, env = "BYPASSCTL_ALLOW", value_delimiter = ',', value_name = "IDENTITY")]
     pub allow: Vec<String>,

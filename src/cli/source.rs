@@ -8,7 +8,7 @@ use crate::core::identity::TrustDomain;
 use crate::core::source::{HostPort, UnixEndpoint, parse_signer};
 
 /// Who is asked for certificate, key and roots, instead of files.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SourceArgs {
     /// Ask this SPIFFE Workload API (SPIRE's agent, for instance) for them: unix:///PATH
     /// [default: SPIFFE_ENDPOINT_SOCKET, if no file and nobody else is named]

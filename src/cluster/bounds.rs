@@ -23,15 +23,21 @@ pub(super) struct TooMuch {
 
 /// The bytes that all answers together may still have.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<AtomicUsize>);
+pub(super) struct Budget(Option<Arc<AtomicUsize>>);
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicUsize::new(MOST_OF_ALL)))
+        Self(Some(Arc::new(AtomicUsize::new(MOST_OF_ALL))))
+    }
+
+    /// For a client that asks for as long as its process runs, and keeps no answers.
+    pub(super) const fn endless() -> Self {
+        Self(None)
     }
 
     fn take(&self, bytes: usize) -> Result<(), TooMuch> {
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        let Some(left) = &self.0 else { return Ok(()) };
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         taken.map(drop).map_err(|_| TooMuch { most: MOST_OF_ALL, of: " together" })
     }
 }

@@ -156,11 +156,23 @@ pub fn is_label(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(of_it) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// Connects to the cluster and asks for its version.
+/// Connects to the cluster, for one look at it, and asks for its version.
 ///
 /// # Errors
 /// See [`ClientError`].
 pub async fn connect(target: &Target) -> Result<Cluster, ClientError> {
+    connect_within(target, Budget::new()).await
+}
+
+/// The same for as long as the process runs: each answer is bounded, all of them together are not.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn connect_for_long(target: &Target) -> Result<Cluster, ClientError> {
+    connect_within(target, Budget::endless()).await
+}
+
+async fn connect_within(target: &Target, budget: Budget) -> Result<Cluster, ClientError> {
     let (mut config, context) = configuration(target).await?;
     config.connect_timeout = Some(CONNECT);
     let server = config.cluster_url.to_string();
@@ -175,7 +187,6 @@ pub async fn connect(target: &Target) -> Result<Cluster, ClientError> {
     }
     let unusable =
         |error: kube::Error| ClientError::Kubeconfig { place: format!("context {context}"), reason: causes(&error) };
-    let budget = Budget::new();
     let bounded = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
         let budget = budget.clone();
         response.map(|body| Bounded::new(body, budget))

@@ -3,6 +3,7 @@
 //! Gathers and never judges; [`crate::core::checks`] and [`crate::core::membership`] judge. Invariant: it only reads, never a
 //! Secret, and what it may not read it names instead. [`announce`] alone writes, and only of its own pod.
 
+pub mod addresses;
 mod akka_clusters;
 pub mod announce;
 pub mod ask;

@@ -15,17 +15,18 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::cli::{
-    CertsArgs, CertsCaArgs, CertsCommand, CertsInspectArgs, CertsIssueArgs, CertsRevokeArgs, CertsVerifyArgs,
-    OutputFormat,
+    CertsArgs, CertsCaArgs, CertsCommand, CertsInspectArgs, CertsIssueArgs, CertsRevokeArgs, OutputFormat,
 };
-use crate::commands::proxy::tls_files;
 use crate::commands::{Failure, Outcome, print};
 use crate::core::identity::Allow;
+use crate::core::native;
 use crate::core::policy::allowed_text;
 use crate::core::report::plain;
 use crate::tls::inspect::{self, Shown};
 use crate::tls::issue::{DevelopmentCa, IssueError, LeafRequest};
 use crate::tls::{CertificateFacts, CredentialError, Credentials, read_regular, timestamp};
+
+mod verify;
 
 /// Whoever has it is the authority, or the workload.
 const SECRET: u32 = 0o600;
@@ -39,7 +40,7 @@ pub(super) fn run(args: &CertsArgs) -> Result<Outcome, Failure> {
         CertsCommand::Issue(args) => issue(args),
         CertsCommand::Revoke(args) => revoke(args),
         CertsCommand::Inspect(args) => inspect(args),
-        CertsCommand::Verify(args) => verify(args),
+        CertsCommand::Verify(args) => verify::run(args),
     }
 }
 
@@ -343,78 +344,17 @@ fn uses(certificate: &CertificateFacts) -> Vec<String> {
         true => "sidecar lets nobody in by default: it has no SPIFFE ID and no DNS name; --allow ca would".to_owned(),
         false => format!("sidecar of the same identity lets it in; others with --allow {}", allowed_text(&by)),
     });
-    let is_rsa = certificate.key.starts_with("RSA");
-    lines.push(match (is_rsa, certificate.identity.dns_names.is_empty()) {
-        (true, false) => "native  RotatingKeys of Pekko and Akka, if all nodes share the name".to_owned(),
-        (true, true) => {
-            "native  RotatingKeys of Pekko and Akka demands a DNS name or common name that all share".to_owned()
-        }
-        (false, _) => "native  not Akka's RotatingKeys nor Pekko's, which read RSA keys alone".to_owned(),
+    let obstacles = native(certificate).obstacles();
+    lines.push(match obstacles.is_empty() {
+        true => "native  RotatingKeys of Pekko and Akka, if all nodes share a name of it".to_owned(),
+        false => format!("native  no TLS of Akka's or Pekko's own: {}", obstacles.join("; ")),
     });
     lines
 }
 
-#[derive(Debug, Serialize)]
-struct Verdict {
-    peer: String,
-    identity: String,
-    admitted: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-fn verify(args: &CertsVerifyArgs) -> Result<Outcome, Failure> {
-    let files = tls_files(&args.tls).map_err(Failure::usage)?;
-    let allow = args.allow.iter().map(|text| text.trim().parse()).collect::<Result<Vec<Allow>, _>>();
-    let allow = allow.map_err(|error| Failure::usage(anyhow::Error::from(error).context("--allow")))?;
-    let now = OffsetDateTime::now_utc();
-    let credentials = Credentials::load(&files, &allow, now).map_err(Failure::not_well)?;
-    let mut verdicts = Vec::new();
-    for path in &args.peer {
-        let chain = ders_of(path)?;
-        let admitted = credentials.admit(&chain, now);
-        let identity = CertificateFacts::of(&chain[0]).map(|facts| facts.identity.to_string());
-        verdicts.push(Verdict {
-            peer: path.display().to_string(),
-            identity: identity.unwrap_or_else(|error| format!("malformed: {error}")),
-            admitted: admitted.is_ok(),
-            reason: admitted.err().map(|error| why(&error)),
-        });
-    }
-    match args.output {
-        OutputFormat::Json => {
-            let Credentials { chain, roots, allowed, revocations, warnings, .. } = &credentials;
-            let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
-            let answer = serde_json::json!({
-                "chain": chain, "roots": roots, "allowed": allowed, "revocations": revocations,
-                "warnings": warnings, "peers": verdicts,
-            });
-            print(&format!("{answer:#}\n"))?;
-        }
-        OutputFormat::Text => print(&verified(&credentials, &verdicts, now))?,
-    }
-    let is_well = verdicts.iter().all(|verdict| verdict.admitted);
-    Ok(if is_well { Outcome::Done } else { Outcome::NotWell })
-}
-
-fn why(error: &rustls::Error) -> String {
-    let denial = crate::tls::denial(error).map(ToString::to_string);
-    denial.or(crate::tls::distrust(error).map(ToString::to_string)).unwrap_or_else(|| error.to_string())
-}
-
-fn verified(credentials: &Credentials, verdicts: &[Verdict], now: OffsetDateTime) -> String {
-    let mut text = describe(&credentials.chain[..1], now);
-    let _ = writeln!(text, "The key fits, and the chain leads to one of {} roots.", credentials.roots.len());
-    let _ = writeln!(text, "Let in: {}", plain(&allowed_text(&credentials.allowed)));
-    for list in &credentials.revocations {
-        let _ = writeln!(text, "Revoked by {}: {}", plain(&list.issuer), list.revoked);
-    }
-    for warning in &credentials.warnings {
-        let _ = writeln!(text, "warning: {}", plain(warning));
-    }
-    for Verdict { peer, identity, reason, .. } in verdicts {
-        let verdict = reason.as_ref().map_or("let in".to_owned(), |reason| format!("refused: {reason}"));
-        let _ = writeln!(text, "{}", plain(&format!("{peer} ({identity}): {verdict}")));
-    }
-    text
+/// As nodes with TLS of their own see it.
+fn native(certificate: &CertificateFacts) -> native::Shown {
+    let CertificateFacts { key, subject, identity, usages, .. } = certificate;
+    let names = identity.dns_names.iter().map(String::as_str);
+    native::Shown::new(key, native::common_name(subject), names, usages.iter().copied())
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::Value;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cli::{CheckArgs, CheckCommand, CheckExplainArgs, CheckPodArgs, FailOn, ReportFormat, ResultArgs, TlsArgs};
 use crate::commands::proxy::tls_files;
@@ -14,7 +15,7 @@ use crate::core::checks::{self, catalog};
 use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::plan::TABLE;
 use crate::core::render::report::{self, Style};
-use crate::core::report::{CheckResult, Observed, Report, Severity};
+use crate::core::report::{CheckResult, Observed, Report, Severity, plain};
 use crate::core::ruleset::TableFamily;
 use crate::http::HttpError;
 use crate::netfilter;
@@ -105,12 +106,13 @@ fn gather(args: &CheckPodArgs) -> Result<PodFacts, Failure> {
         }
         (rules, _) => rules,
     };
+    let agent = runtime.block_on(ask_agent(agent_ports.admin));
     Ok(PodFacts {
         rules,
         foreign_table,
         listeners: observed(listeners::listening()),
-        agent: runtime.block_on(ask_agent(agent_ports.admin)),
-        certificates: certificates(&args.tls, now),
+        certificates: certificates(&args.tls, &agent, now),
+        agent,
         cluster,
         agent_ports,
         now,
@@ -131,7 +133,8 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
     match answers.await {
         Ok((ready, reasons, status)) => {
             let status: Value = serde_json::from_str(&status).unwrap_or_default();
-            Observed::Seen(AgentFacts { ready, reasons, rules_effective: rules_effective(&status) })
+            let (rules_effective, certificate) = (rules_effective(&status), certificate_in_use(&status));
+            Observed::Seen(AgentFacts { ready, reasons, rules_effective, certificate })
         }
         Err(error) => Observed::Unavailable(error.to_string()),
     }
@@ -147,9 +150,41 @@ pub(super) fn rules_effective(status: &Value) -> Option<bool> {
     states.contains(&"present").then_some(true)
 }
 
-fn certificates(args: &TlsArgs, now: OffsetDateTime) -> Observed<Result<CertificateDates, String>> {
+/// What the agent says of its own certificate; `None` without TLS.
+fn certificate_in_use(status: &Value) -> Option<Result<CertificateDates, String>> {
+    let credentials = status.get("credentials").filter(|credentials| credentials.is_object())?;
+    let text = |value: &Value| plain(value.as_str().unwrap_or_default());
+    let source = text(&credentials["source"]);
+    let Some(leaf) = credentials["chain"].get(0) else {
+        let fault = credentials["reloads"]["fault"].as_str().map_or_else(|| "no answer yet".into(), plain);
+        return Some(Err(format!("the agent has no credentials yet: {fault}")));
+    };
+    let names: Vec<_> = leaf["subject_alt_names"].as_array().into_iter().flatten().map(text).collect();
+    let date = |key: &str| {
+        let date = leaf[key].as_str().and_then(|date| OffsetDateTime::parse(date, &Rfc3339).ok());
+        date.ok_or_else(|| format!("the agent says no {key} of its certificate"))
+    };
+    let dates = date("not_before").and_then(|not_before| Ok((not_before, date("not_after")?)));
+    Some(dates.map(|(not_before, not_after)| {
+        let identity = format!("{} [{}], which the agent has from {source}", text(&leaf["subject"]), names.join(", "));
+        CertificateDates { identity, not_before, not_after }
+    }))
+}
+
+fn certificates(
+    args: &TlsArgs,
+    agent: &Observed<AgentFacts>,
+    now: OffsetDateTime,
+) -> Observed<Result<CertificateDates, String>> {
     if args.tls_dir.is_none() && args.tls_cert.is_none() {
-        return Observed::Unavailable("no certificate files are named".to_owned());
+        return match agent {
+            Observed::Seen(AgentFacts { certificate: Some(certificate), .. }) => Observed::Seen(certificate.clone()),
+            Observed::Seen(_) => Observed::Unavailable("the agent has no TLS (--mode disabled)".to_owned()),
+            Observed::Unavailable(reason) => {
+                let reason = format!("no files are named, and the agent, which would tell, does not answer: {reason}");
+                Observed::Unavailable(reason)
+            }
+        };
     }
     let files = tls_files(args);
     let loaded = files.map_err(|error| error.to_string()).and_then(|files| {
@@ -166,6 +201,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_agent_tells_of_its_certificate_or_why_it_has_none() {
+        assert!(certificate_in_use(&json!({"credentials": null})).is_none());
+        let waiting =
+            json!({"credentials": {"source": "s", "chain": [], "reloads": {"fault": "no such\u{1b} socket"}}});
+        let fault = certificate_in_use(&waiting).unwrap().unwrap_err();
+        assert!(fault.contains("no credentials yet: no such") && !fault.contains('\u{1b}'), "{fault}");
+        let leaf = json!({"subject": "CN=cart", "subject_alt_names": ["spiffe://d/x"], "not_before": "2026-01-01T00:00:00Z",
+            "not_after": "2026-01-02T00:00:00Z"});
+        let dates = certificate_in_use(&json!({"credentials": {"source": "Istio's CA i:1", "chain": [leaf]}}));
+        let dates = dates.unwrap().unwrap();
+        assert_eq!(dates.identity, "CN=cart [spiffe://d/x], which the agent has from Istio's CA i:1");
+        assert_eq!((dates.not_after - dates.not_before).whole_hours(), 24);
+    }
 
     #[test]
     fn one_family_without_rules_is_enough_to_fail() {

@@ -8,18 +8,21 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::{AnnounceArgs, ProxyArgs, SourceArgs, TlsArgs};
+use crate::cluster::addresses;
 use crate::cluster::announce::Announcer;
-use crate::cluster::client::{Target, connect};
+use crate::cluster::client::{Target, connect_for_long};
 use crate::commands::{Failure, Outcome};
 use crate::core::breaker::Policy;
 use crate::core::config::{AgentPorts, ClusterPorts};
+use crate::core::directory::Directory;
 use crate::core::news::Standing;
+use crate::core::policy::PeerAddress;
 use crate::core::route::TlsMode;
 use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, SidecarError, TlsFiles};
 use crate::core::source::{Asked, CsrSigner, Issuer, IstioCa, TlsSource, UnixEndpoint};
 use crate::netfilter::guard::Guard;
 use crate::proxy::log::LogFilter;
-use crate::proxy::{self, Listeners};
+use crate::proxy::{self, Companions, Listeners};
 use crate::sources::Source;
 use crate::tls::{Reloader, Terms};
 
@@ -51,13 +54,20 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
         let listeners = Listeners::bind(&config)?;
         // Ends with the runtime.
         source.map(|source| tokio::spawn(source.run()));
+        let directory = (config.peer_address == PeerAddress::Pod).then(|| {
+            let (sender, directory) = watch::channel(Directory::default());
+            let namespaces = config.peer_namespaces.clone();
+            tokio::spawn(async move { addresses::follow(namespaces, &sender).await });
+            directory
+        });
         let (news, announcing) = announcement
             .map(|announcement| {
                 let (news, heard) = watch::channel(Standing::default());
                 (news, tokio::spawn(announce(announcement, heard)))
             })
             .unzip();
-        let result = proxy::run(config, listeners, reloader, guard.as_ref().map(Guard::state), log, news).await;
+        let companions = Companions { reloader, rules: guard.as_ref().map(Guard::state), directory, log, news };
+        let result = proxy::run(config, listeners, companions).await;
         if let Some(announcing) = announcing {
             // Whoever is told last is told that nobody is there any more.
             let _ = tokio::time::timeout(GOODBYE, announcing).await;
@@ -90,7 +100,7 @@ async fn announce(announcement: Announcement, heard: watch::Receiver<Standing>) 
     let Announcement { namespace, pod, uid, events, condition } = announcement;
     let mut before = None;
     let client = loop {
-        match connect(&Target::default()).await {
+        match connect_for_long(&Target::default()).await {
             Ok(cluster) => break cluster.client,
             Err(error) => {
                 let text = error.to_string();
@@ -147,7 +157,7 @@ pub(super) fn tls_files(args: &TlsArgs) -> Result<TlsFiles, SidecarError> {
 const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// Files, or whoever is asked.
-fn tls_source(tls: &TlsArgs, source: SourceArgs) -> anyhow::Result<TlsSource> {
+pub(super) fn tls_source(tls: &TlsArgs, source: SourceArgs) -> anyhow::Result<TlsSource> {
     let TlsArgs { tls_dir, tls_cert, tls_key, tls_ca, .. } = tls;
     let names_files = [tls_dir, tls_cert, tls_key, tls_ca].into_iter().any(Option::is_some);
     let SourceArgs { istio_token: token, istio_root: root, trust_domain, .. } = source;
@@ -189,6 +199,7 @@ pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
         ca_overlap: Duration::from_secs(args.ca_overlap),
         recycle_within: Duration::from_secs(args.recycle_within),
         peer_address: args.peer_address,
+        peer_namespaces: args.peer_namespace,
         bind_addresses: args.bind_address,
         outbound_target: args.outbound_target,
         inbound_target: args.inbound_target,

@@ -85,6 +85,9 @@ pub struct Objects {
     pub cluster_roles: Observed<Vec<ClusterRole>>,
     /// Cluster role bindings.
     pub cluster_role_bindings: Observed<Vec<ClusterRoleBinding>>,
+    /// What cert-manager is asked for.
+    #[serde(default = "nobody_looked")]
+    pub certificates: Observed<Vec<RequestedCertificate>>,
     /// Network policies.
     pub network_policies: Observed<Vec<NetworkPolicy>>,
     /// Disruption budgets.
@@ -101,6 +104,29 @@ pub struct Objects {
     pub others: Vec<String>,
     /// Documents that could not be read: where, and why.
     pub unreadable: Vec<Unreadable>,
+}
+
+fn nobody_looked<T>() -> Observed<T> {
+    Observed::Unavailable("nobody looked for it".to_owned())
+}
+
+/// A Certificate of cert-manager's, as far as it matters who takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestedCertificate {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The Secret that it is written to.
+    pub secret: String,
+    /// RSA, ECDSA or Ed25519.
+    pub algorithm: String,
+    /// Common name.
+    pub common_name: Option<String>,
+    /// DNS SANs.
+    pub dns_names: Vec<String>,
+    /// `server` and `client`; empty for any.
+    pub usages: Vec<String>,
 }
 
 /// A document that could not be read.

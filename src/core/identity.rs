@@ -94,6 +94,13 @@ impl SpiffeId {
         let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}").parse().ok()
     }
+
+    /// Namespace and name of the service account, if it is one's: the other way round.
+    #[must_use]
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        let (namespace, name) = self.path.strip_prefix("/ns/")?.split_once("/sa/")?;
+        (!namespace.contains('/') && !name.contains('/')).then_some((namespace, name))
+    }
 }
 
 impl fmt::Display for SpiffeId {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::core::config::ClusterPorts;
-use crate::core::facts::{FORMAT, Facts, Objects, Source, Unreadable, Workload, key};
+use crate::core::facts::{FORMAT, Facts, Objects, RequestedCertificate, Source, Unreadable, Workload, key};
 use crate::core::report::Observed;
 use document::documents;
 use typed::typed;
@@ -190,6 +190,7 @@ impl Reader {
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 push(&mut objects.cluster_role_bindings, typed(value)?);
             }
+            ("cert-manager.io/v1", "Certificate") => push(&mut objects.certificates, certificate(&value)?),
             ("networking.k8s.io/v1", "NetworkPolicy") => push(&mut objects.network_policies, typed(value)?),
             ("policy/v1", "PodDisruptionBudget") => push(&mut objects.disruption_budgets, typed(value)?),
             ("extensions/v1beta1" | "apps/v1beta1" | "apps/v1beta2", "Deployment" | "StatefulSet" | "DaemonSet") => {
@@ -215,6 +216,7 @@ impl Objects {
             role_bindings: Observed::Seen(Vec::new()),
             cluster_roles: Observed::Seen(Vec::new()),
             cluster_role_bindings: Observed::Seen(Vec::new()),
+            certificates: Observed::Seen(Vec::new()),
             network_policies: Observed::Seen(Vec::new()),
             disruption_budgets: Observed::Seen(Vec::new()),
             namespaces: Observed::Seen(Vec::new()),
@@ -247,6 +249,28 @@ fn config_map(objects: &mut Objects, value: &Value) -> Result<(), String> {
         maps.insert(name, data);
     }
     Ok(())
+}
+
+/// With what cert-manager does where nothing is said: RSA, and for any usage.
+fn certificate(value: &Value) -> Result<RequestedCertificate, String> {
+    let metadata = metadata(value)?;
+    let spec = value.get("spec").and_then(Value::as_object).ok_or("it has no spec")?;
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let texts = |key: &str| {
+        let list = spec.get(key).and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_both =
+        |usage: &String| ["server", "client"].into_iter().find(|one| usage.strip_prefix(one) == Some(" auth"));
+    Ok(RequestedCertificate {
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+        secret: text(spec.get("secretName")).ok_or("spec.secretName is missing")?,
+        algorithm: text(value.pointer("/spec/privateKey/algorithm")).unwrap_or_else(|| "RSA".to_owned()),
+        common_name: text(spec.get("commonName")),
+        dns_names: texts("dnsNames"),
+        usages: texts("usages").iter().filter_map(of_both).map(str::to_owned).collect(),
+    })
 }
 
 /// An object of the AkkaCluster operator, as a workload.

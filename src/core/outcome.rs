@@ -163,7 +163,10 @@ impl Reason {
                 }
                 _ => "the peer has no agent, or one in another mode; during a migration --mode permissive lets it in",
             },
-            Self::Denied => "if the peer belongs to the cluster, name it with --allow or give it our identity",
+            Self::Denied => {
+                "if the peer belongs to the cluster, name it with --allow or give it our identity; where detail names its \
+                 address, --peer-address has refused it"
+            }
             Self::Revoked => "its certificate is on a list in --tls-crl; it needs another one",
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::TlsBroken => "bytes were changed on the way, or the peer does not keep to TLS; detail says how",

@@ -19,6 +19,8 @@ pub enum PeerAddress {
     Any,
     /// It has to name the pod's address among its IP SANs, dialled and dialling
     Certificate,
+    /// The API server has to know a pod with that address, of the service account that the certificate names
+    Pod,
 }
 
 /// The peer may connect.
@@ -40,7 +42,7 @@ pub struct Denied {
 }
 
 /// Why a peer may not connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeniedReason {
     /// It has an identity, and no rule names it.
     NotAllowed,
@@ -50,26 +52,51 @@ pub enum DeniedReason {
     SeveralSpiffeIds,
     /// Its certificate does not name the address that it has.
     OtherAddress(IpAddr),
+    /// Its certificate names no service account, so no pod goes with it.
+    NoServiceAccount,
+    /// Its certificate names a service account of a trust domain whose pods nobody knows here.
+    OtherCluster,
+    /// No pod of the service account that its certificate names is known to have its address.
+    OtherPod {
+        /// The peer's.
+        address: IpAddr,
+        /// What is known of it.
+        known: String,
+    },
+}
+
+impl Denied {
+    /// Whether whoever tells of pods may only be late.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self.reason, DeniedReason::OtherPod { .. })
+    }
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let DeniedReason::OtherAddress(address) = self.reason {
-            let named: Vec<String> = self.seen.ip_addresses.iter().map(ToString::to_string).collect();
-            let named = if named.is_empty() { "none".to_owned() } else { named.join(" ") };
-            return write!(
-                f,
-                "the peer has the address {address}, and its certificate names {named}: seen {}",
-                self.seen
-            );
-        }
-        let reason = match self.reason {
-            DeniedReason::OtherAddress(_) => "the peer has another address than its certificate says",
+        let seen = &self.seen;
+        let reason = match &self.reason {
+            DeniedReason::OtherAddress(address) => {
+                let named: Vec<String> = seen.ip_addresses.iter().map(ToString::to_string).collect();
+                let named = if named.is_empty() { "none".to_owned() } else { named.join(" ") };
+                return write!(f, "the peer has the address {address}, and its certificate names {named}: seen {seen}");
+            }
+            DeniedReason::NoServiceAccount => {
+                let form = "spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT";
+                return write!(f, "the peer's certificate names no service account ({form}), so no pod: seen {seen}");
+            }
+            DeniedReason::OtherCluster => {
+                return write!(f, "the peer is of another trust domain, whose pods are not known here: seen {seen}");
+            }
+            DeniedReason::OtherPod { address, known } => {
+                return write!(f, "the peer's address {address}: {known}; seen {seen}");
+            }
             DeniedReason::NotAllowed => "the peer's identity is not allowed",
             DeniedReason::NoIdentity => "the peer's certificate has neither SPIFFE ID nor DNS name",
             DeniedReason::SeveralSpiffeIds => "the peer's certificate has several SPIFFE IDs",
         };
-        write!(f, "{reason}: seen {}; allowed {}", self.seen, allowed_text(&self.allowed))
+        write!(f, "{reason}: seen {seen}; allowed {}", allowed_text(&self.allowed))
     }
 }
 
@@ -97,13 +124,13 @@ pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denie
     Err(Denied { reason, seen: Box::new(peer.clone()), allowed: allowed.to_vec() })
 }
 
-/// Whether a peer with this identity may have this address.
+/// Whether a peer with this identity may have this address, as far as its certificate tells.
 ///
 /// # Errors
 /// The evidence, if it may not.
 pub fn authorize_address(peer: &PeerIdentity, address: IpAddr, rule: PeerAddress) -> Result<(), Denied> {
     let address = address.to_canonical();
-    if rule == PeerAddress::Any || peer.ip_addresses.iter().any(|named| named.to_canonical() == address) {
+    if rule != PeerAddress::Certificate || peer.ip_addresses.iter().any(|named| named.to_canonical() == address) {
         return Ok(());
     }
     Err(Denied { reason: DeniedReason::OtherAddress(address), seen: Box::new(peer.clone()), allowed: Vec::new() })

@@ -127,6 +127,7 @@ fn objects(objects: &Objects) -> Objects {
             role_ref: one.role_ref.clone(),
             subjects: one.subjects.clone(),
         }),
+        certificates: seen(&objects.certificates, Clone::clone),
         network_policies: each(&objects.network_policies, |one| NetworkPolicy {
             metadata: metadata(&one.metadata),
             spec: one.spec.clone(),

@@ -30,6 +30,9 @@ pub enum SidecarError {
     /// No such day.
     #[error("--permissive-until {0:?} is no date: write YYYY-MM-DD")]
     Date(String),
+    /// Namespaces of pods that nobody asks for.
+    #[error("--peer-namespace says whose pods --peer-address pod asks for: give both, or neither")]
+    NoPods,
     /// A mode with TLS needs all three files.
     #[error(
         "no {what}: give --tls-dir or {option}, or a source of certificates such as --spiffe-socket (or --mode disabled for no TLS at all)"
@@ -165,6 +168,8 @@ pub struct RawSidecar {
     pub recycle_within: Duration,
     /// `--peer-address`.
     pub peer_address: PeerAddress,
+    /// `--peer-namespace`.
+    pub peer_namespaces: Vec<String>,
     /// `--bind-address`.
     pub bind_addresses: Vec<IpAddr>,
     /// `--outbound-target`.
@@ -255,6 +260,9 @@ pub struct SidecarConfig {
     pub recycle_within: Duration,
     /// Whether a certificate has to go with the peer's address.
     pub peer_address: PeerAddress,
+    /// Whose pods are asked for, if it has to; empty means those of our own namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peer_namespaces: Vec<String>,
     /// What the inbound and the admin listener bind; empty means every address.
     pub bind_addresses: Vec<IpAddr>,
     /// Instead of the original destination of outgoing connections.
@@ -274,6 +282,9 @@ impl TryFrom<RawSidecar> for SidecarConfig {
 
     fn try_from(raw: RawSidecar) -> Result<Self, SidecarError> {
         let agent = raw.agent.checked(&raw.cluster)?;
+        if !raw.peer_namespaces.is_empty() && raw.peer_address != PeerAddress::Pod {
+            return Err(SidecarError::NoPods);
+        }
         for (option, target) in [("--outbound-target", raw.outbound_target), ("--inbound-target", raw.inbound_target)] {
             let Some(target) = target else { continue };
             if target.port() == 0 {
@@ -297,6 +308,7 @@ impl TryFrom<RawSidecar> for SidecarConfig {
             ca_overlap: raw.ca_overlap,
             recycle_within: raw.recycle_within,
             peer_address: raw.peer_address,
+            peer_namespaces: raw.peer_namespaces,
             bind_addresses: raw.bind_addresses,
             outbound_target: raw.outbound_target,
             inbound_target: raw.inbound_target,
@@ -388,6 +400,7 @@ mod tests {
             ca_overlap: Duration::ZERO,
             recycle_within: Duration::ZERO,
             peer_address: PeerAddress::Any,
+            peer_namespaces: Vec::new(),
             bind_addresses: Vec::new(),
             outbound_target: None,
             inbound_target: None,
@@ -423,6 +436,8 @@ mod tests {
         assert!(refusal(RawSidecar { inbound_target: zero, ..raw() }).contains("port 0"));
         let agent = AgentPorts { outbound: 2552, ..raw().agent };
         assert!(refusal(RawSidecar { agent, ..raw() }).contains("--remoting-port"));
+        let peer_namespaces = vec!["shop".to_owned()];
+        assert!(refusal(RawSidecar { peer_namespaces, ..raw() }).contains("--peer-address pod"));
     }
 
     #[test]

@@ -59,6 +59,25 @@ pub enum Issuer {
     Csr(CsrSigner),
 }
 
+impl fmt::Display for TlsSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(files) => write!(f, "file {}", files.certificate.display()),
+            Self::Asked(asked) => asked.issuer.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(endpoint) => write!(f, "SPIFFE Workload API {endpoint}"),
+            Self::Istio(ca) => write!(f, "Istio's CA {}", ca.address),
+            Self::Csr(signer) => write!(f, "CertificateSigningRequest to {}", signer.name),
+        }
+    }
+}
+
 /// How to reach Istio's certificate authority, and as whom.
 #[derive(Clone, Debug, Serialize)]
 pub struct IstioCa {

@@ -124,6 +124,10 @@ pub struct Certificate {
     pub subject: Text,
     /// URI, DNS and IP SANs.
     pub subject_alt_names: Vec<Text>,
+    /// `EC P-256`, `RSA 2048`; `None` of an older sidecar.
+    pub key: Option<Text>,
+    /// `server` and `client`; empty for any.
+    pub usages: Vec<Text>,
     /// RFC 3339.
     pub not_after: Text,
 }

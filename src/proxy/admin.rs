@@ -239,11 +239,13 @@ impl Sidecar {
         let rules: serde_json::Map<_, _> =
             self.canary.states().into_iter().map(|(family, rules)| (family.to_owned(), json!(rules))).collect();
         let in_use = self.credentials();
+        let source = self.config.tls.as_ref().map(ToString::to_string);
         let credentials = self.reload_state().map(|reloads| {
             let Some(credentials) = &in_use else {
-                return json!({ "chain": [], "roots": [], "warnings": [], "allowed": [], "reloads": reloads });
+                return json!({ "source": source, "chain": [], "roots": [], "warnings": [], "allowed": [], "reloads": reloads });
             };
             json!({
+                "source": source,
                 "chain": credentials.chain,
                 "roots": credentials.roots.iter().map(root).collect::<Vec<_>>(),
                 "warnings": credentials.warnings,
@@ -260,6 +262,7 @@ impl Sidecar {
             "draining": self.lifecycle.drain.is_cancelled(),
             "rules": { "expected": self.config.expects_rules(), "families": rules, "watch": self.rules() },
             "credentials": credentials,
+            "peer_pods": self.directory.as_ref().map(|directory| directory.borrow().known()),
             "connections": self.board.groups(),
             "circuits": self.circuits.standings(),
             "faults": active_faults(self),

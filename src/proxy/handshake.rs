@@ -10,9 +10,12 @@ use rustls::{CommonState, Error, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
+use crate::core::directory::{Directory, authorize_pod};
+use crate::core::identity::{PeerIdentity, TrustDomain};
 use crate::core::outcome::Reason;
-use crate::core::policy::{PeerAddress, allowed_text, authorize_address};
+use crate::core::policy::{Denied, PeerAddress, allowed_text, authorize_address};
 use crate::core::wire::{ENOUGH, FirstBytes};
 use crate::proxy::accept::Unfinished;
 use crate::proxy::pump::Peer;
@@ -49,17 +52,48 @@ pub(super) struct Agreed {
     pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
+/// How long a pod that nobody has heard of may wait for its record: kubelets tell the API server of an address a second or
+/// two after they have given it.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
 /// What is asked of a handshake beyond what the verifier asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Demands {
     /// The peer's address.
     pub(super) address: IpAddr,
     pub(super) rule: PeerAddress,
     pub(super) keep_chain: bool,
+    /// Where a pod has to stand.
+    pub(super) directory: Option<watch::Receiver<Directory>>,
+    /// The trust domain whose pods are in it.
+    pub(super) own_domain: Option<TrustDomain>,
+}
+
+impl Demands {
+    /// Whether this identity may have the peer's address.
+    async fn admit(self, identity: &PeerIdentity) -> Result<(), Denied> {
+        let Some(mut directory) = self.directory else {
+            return authorize_address(identity, self.address, self.rule);
+        };
+        let end = tokio::time::Instant::now() + CATCH_UP;
+        loop {
+            let judged =
+                authorize_pod(identity, self.address, self.own_domain.as_ref(), &directory.borrow_and_update());
+            match judged {
+                Err(denied) if denied.may_pass() => {
+                    if !matches!(tokio::time::timeout_at(end, directory.changed()).await, Ok(Ok(()))) {
+                        return Err(denied);
+                    }
+                }
+                judged => return judged,
+            }
+        }
+    }
 }
 
 impl Agreed {
-    pub(super) fn of(session: &CommonState, demands: Demands) -> Result<Self, Error> {
+    /// With the identity that it has the name of.
+    fn of(session: &CommonState, keep_chain: bool) -> (Self, PeerIdentity) {
         let version = match session.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
             Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
@@ -69,14 +103,14 @@ impl Agreed {
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity);
         let identity = identity.unwrap_or_default();
-        authorize_address(&identity, demands.address, demands.rule).map_err(denied)?;
-        let chain = session.peer_certificates().filter(|_| demands.keep_chain);
-        Ok(Self {
+        let chain = session.peer_certificates().filter(|_| keep_chain);
+        let agreed = Self {
             version,
             cipher,
             identity: excerpt(identity.to_string()).into(),
             chain: chain.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect()),
-        })
+        };
+        (agreed, identity)
     }
 }
 
@@ -252,23 +286,22 @@ pub(super) async fn shake_hands(
     let mut incoming = Vec::new();
     let mut first_byte = None;
     let shaken = exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await.and_then(|()| {
-        let agreed = session.state().map_or_else(|| Ok(Agreed::default()), |state| Agreed::of(state, demands));
-        Ok((session.establish().map_err(broken)?, agreed))
+        let told = session.state().map(|state| Agreed::of(state, demands.keep_chain)).unwrap_or_default();
+        Ok((session.establish().map_err(broken)?, told))
     });
-    match shaken {
-        Ok((mut session, Err(refusal))) => {
-            let mut alert = Buffer::default();
-            session.deny(&mut alert);
-            // That it does not arrive says less than why it is sent.
-            let _ = stream.write_all(alert.filled()).await;
-            Err(Unsecured { error: broken(refusal), stream, first_byte })
-        }
-        Ok((session, Ok(agreed))) => {
-            incoming.shrink_to_fit();
-            Ok((Peer { stream, session: Some(session), unopened: incoming }, agreed))
-        }
-        Err(error) => Err(Unsecured { error, stream, first_byte }),
+    let (mut session, (agreed, identity)) = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) => return Err(Unsecured { error, stream, first_byte }),
+    };
+    if let Err(refusal) = demands.admit(&identity).await {
+        let mut alert = Buffer::default();
+        session.deny(&mut alert);
+        // That it does not arrive says less than why it is sent.
+        let _ = stream.write_all(alert.filled()).await;
+        return Err(Unsecured { error: broken(denied(refusal)), stream, first_byte });
     }
+    incoming.shrink_to_fit();
+    Ok((Peer { stream, session: Some(session), unopened: incoming }, agreed))
 }
 
 fn broken(error: Error) -> io::Error {

@@ -94,7 +94,7 @@ async fn terminate(
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let limit = sidecar.config.limits.handshake_timeout;
     let patience = Patience { started: connection.started, limit, unfinished };
-    match patience.with(HURRIED, shake_hands(peer, session, sidecar.demands(connection))).await {
+    match patience.with(HURRIED, shake_hands(peer, session, sidecar.demands(connection, &credentials))).await {
         Some(Ok((peer, agreed))) => {
             sidecar.shook_hands(connection, started);
             connection.agreed = Some(agreed);

@@ -47,6 +47,7 @@ use tokio_util::task::TaskTracker;
 pub use listen::Listeners;
 
 use crate::core::crowd::{Crowd, Place};
+use crate::core::directory::Directory;
 use crate::core::drift::RulesState;
 use crate::core::news::Standing;
 use crate::core::outcome::{Gravity, Reason};
@@ -113,6 +114,7 @@ struct Sidecar {
     board: Board,
     canary: Canary,
     rules: Option<watch::Receiver<RulesState>>,
+    directory: Option<watch::Receiver<Directory>>,
     peer_memory: PeerMemory,
     circuits: Circuits,
     faults: Faults,
@@ -140,19 +142,26 @@ struct Lifecycle {
     connections: TaskTracker,
 }
 
-/// Runs until a signal or `/drain` ends it; `rules` is what somebody who may read them says of the rules, `log` what
-/// `/log` changes, `news` who tells Kubernetes.
+/// Who works beside the sidecar, and how they are heard.
+pub struct Companions {
+    /// Whoever keeps credentials fresh; `None` without TLS.
+    pub reloader: Option<Reloader>,
+    /// What somebody who may read the rules says of them.
+    pub rules: Option<watch::Receiver<RulesState>>,
+    /// Which pods have which addresses, where peers have to fit.
+    pub directory: Option<watch::Receiver<Directory>>,
+    /// What `/log` changes.
+    pub log: LogFilter,
+    /// Who tells Kubernetes.
+    pub news: Option<watch::Sender<Standing>>,
+}
+
+/// Runs until a signal or `/drain` ends it.
 ///
 /// # Errors
 /// If signals cannot be listened for, threads not started, or traces that are asked for not made.
-pub async fn run(
-    config: SidecarConfig,
-    listeners: Listeners,
-    reloader: Option<Reloader>,
-    rules: Option<watch::Receiver<RulesState>>,
-    log: LogFilter,
-    news: Option<watch::Sender<Standing>>,
-) -> Result<(), ProxyError> {
+pub async fn run(config: SidecarConfig, listeners: Listeners, companions: Companions) -> Result<(), ProxyError> {
+    let Companions { reloader, rules, directory, log, news } = companions;
     let signals = drain::Signals::new().map_err(ProxyError::Signals)?;
     let observe = &config.observe;
     let traces = observe.otlp_endpoint.as_ref().map(|url| Traces::start(url, observe)).transpose()?;
@@ -163,6 +172,7 @@ pub async fn run(
         board: Board::default(),
         canary: Canary::new(&config, listeners.outbound.len() > 1),
         rules,
+        directory,
         peer_memory: PeerMemory::default(),
         circuits: Circuits::new(config.limits.breaker),
         faults: Faults::new(config.fault_injection),
@@ -239,11 +249,13 @@ impl Sidecar {
     }
 
     /// What a handshake of this connection has to come to.
-    fn demands(&self, connection: &Connection) -> Demands {
+    fn demands(&self, connection: &Connection, credentials: &Credentials) -> Demands {
         Demands {
             address: connection.peer().ip(),
             rule: self.config.peer_address,
             keep_chain: self.config.has_revocations(),
+            directory: self.directory.clone(),
+            own_domain: credentials.leaf.identity.spiffe_ids.first().map(|id| id.trust_domain().clone()),
         }
     }
 

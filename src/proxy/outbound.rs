@@ -144,7 +144,7 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
     let session = Session::client(&credentials.client, name);
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
     let timeout = sidecar.config.limits.handshake_timeout;
-    match tokio::time::timeout(timeout, shake_hands(stream, session, sidecar.demands(connection))).await {
+    match tokio::time::timeout(timeout, shake_hands(stream, session, sidecar.demands(connection, &credentials))).await {
         Ok(Ok((peer, agreed))) => {
             sidecar.shook_hands(connection, started);
             connection.agreed = Some(agreed);

@@ -73,6 +73,11 @@ impl Sidecar {
         if let Some(fault) = fault.filter(|_| !is_waiting) {
             notes.push(format!("new credentials are not usable, the last good ones serve: {fault}"));
         }
+        if let Some(directory) = &self.directory {
+            let directory = directory.borrow();
+            reasons.extend(directory.lacks().map(|lack| format!("--peer-address pod lets nobody in: {lack}")));
+            notes.extend(directory.doubts());
+        }
         for fault in self.faults.active() {
             notes.push(format!("fault injection, for {} s more: it {fault}", seconds_left(&fault)));
         }

@@ -49,10 +49,11 @@ impl Source {
     #[must_use]
     pub fn new(asked: Asked) -> (Self, Supplied) {
         let Asked { issuer, federated, revoked } = asked;
-        let (from, ca) = match &issuer {
-            Issuer::Spiffe(endpoint) => (format!("SPIFFE Workload API {endpoint}"), None),
-            Issuer::Istio(ca) => (format!("Istio's CA {}", ca.address), Some(ca.root.clone())),
-            Issuer::Csr(signer) => (format!("CertificateSigningRequest to {}", signer.name), Some(signer.ca.clone())),
+        let from = issuer.to_string();
+        let ca = match &issuer {
+            Issuer::Spiffe(_) => None,
+            Issuer::Istio(ca) => Some(ca.root.clone()),
+            Issuer::Csr(signer) => Some(signer.ca.clone()),
         };
         let (sender, supply) = watch::channel(Supply::default());
         let outlet = Outlet { sender, from: from.clone() };

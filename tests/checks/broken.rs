@@ -3,6 +3,7 @@
 mod agent;
 mod discovery;
 mod mesh;
+mod native;
 mod network;
 mod ports;
 mod probes;
@@ -15,10 +16,11 @@ pub(crate) const MINIMAL: &str = include_str!("healthy/akka-minimal.yaml");
 pub(crate) const ISTIO: &str = include_str!("healthy/istio.yaml");
 pub(crate) const DNS: &str = include_str!("healthy/pekko-dns.yaml");
 pub(crate) const BYPASSCTL: &str = include_str!("healthy/bypassctl.yaml");
+pub(crate) const NATIVE: &str = include_str!("healthy/native.yaml");
 
 /// What raises no alarm.
-pub(crate) const HEALTHY: [(&str, &str); 4] =
-    [("akka", AKKA), ("akka-minimal", MINIMAL), ("istio", ISTIO), ("bypassctl", BYPASSCTL)];
+pub(crate) const HEALTHY: [(&str, &str); 5] =
+    [("akka", AKKA), ("akka-minimal", MINIMAL), ("istio", ISTIO), ("bypassctl", BYPASSCTL), ("native", NATIVE)];
 
 /// One broken variant.
 pub(crate) struct Case {
@@ -48,11 +50,12 @@ const fn case(
     Case { what, from, patches, codes }
 }
 /// A slice for each category.
-const CATEGORIES: [&[Case]; 9] = [
+const CATEGORIES: [&[Case]; 10] = [
     ports::CASES,
     probes::CASES,
     mesh::CASES,
     agent::CASES,
+    native::CASES,
     rights::CASES,
     discovery::CASES,
     network::CASES,

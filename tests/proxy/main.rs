@@ -13,6 +13,7 @@ mod lifecycle;
 mod log;
 mod metrics;
 mod one_way;
+mod peer_pods;
 mod permissive;
 mod pressure;
 mod refusals;

@@ -249,3 +249,44 @@ fn files_and_a_workload_api_are_not_mixed() {
     assert!(refused(&[], "run/agent.sock").contains("SPIFFE_ENDPOINT_SOCKET: \"run/agent.sock\" is no Unix socket"));
     assert!(refused(&["--tls-dir", "/nowhere"], &endpoint).contains("/nowhere/tls.crt does not exist"));
 }
+
+/// Promise: `certs verify` and `check pod` tell the truth of credentials that no file holds.
+#[test]
+fn what_is_asked_for_can_be_verified_and_checked() {
+    let setting = Setting::new();
+    let endpoint = format!("--spiffe-socket=unix://{}", setting.socket().display());
+    let run = |args: &[&str]| {
+        let output = Command::new(executable()).env_clear().args(args).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(!said.contains("PRIVATE KEY"), "{said}");
+        (output.status.code(), said)
+    };
+    let (code, said) = run(&["certs", "verify", &endpoint]);
+    assert!(code == Some(1) && said.contains("no such socket"), "{said}");
+    let sidecar = sidecar(&setting.socket(), local(1), local(1), &[]);
+    let (outbound, inbound, admin) =
+        (sidecar.outbound.port().to_string(), sidecar.inbound.port().to_string(), sidecar.admin.port().to_string());
+    let check = || {
+        let ports = ["--outbound-port", &outbound, "--inbound-port", &inbound, "--admin-port", &admin];
+        let (_, said) = run(&[&["check", "pod", "-o", "json"], &ports[..]].concat());
+        let report: serde_json::Value = serde_json::from_str(said.lines().collect::<String>().as_str()).unwrap();
+        let of = |check: &&serde_json::Value| check["code"] == "certificate-valid";
+        let check = report["checks"].as_array().unwrap().iter().find(of).unwrap().clone();
+        (check["status"].as_str().unwrap().to_owned(), check["message"].as_str().unwrap().to_owned())
+    };
+    eventually("it says what it lacks", || (!fault(&sidecar).is_empty()).then_some(()));
+    let (status, message) = check();
+    assert!(
+        status == "fail" && message.contains("no credentials yet") && message.contains("no such socket"),
+        "{message}"
+    );
+
+    let _api = setting.api();
+    eventually("it is ready", || is_ready(&sidecar));
+    let (status, message) = check();
+    let from = format!("from SPIFFE Workload API unix://{}", setting.socket().display());
+    assert!(status == "pass" && message.contains(ID) && message.contains(&from), "{message}");
+    let (code, said) = run(&["certs", "verify", &endpoint]);
+    assert!(code == Some(0) && said.starts_with("SPIFFE Workload API") && said.contains(ID), "{said}");
+    assert!(said.contains("the chain leads to one of 1 roots"), "{said}");
+}

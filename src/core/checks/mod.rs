@@ -16,6 +16,7 @@ pub mod catalog;
 mod discovery;
 pub mod live;
 mod mesh;
+mod native;
 mod network;
 pub mod nodes;
 pub mod pod;
@@ -47,6 +48,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
         probes::run(subject, &mut findings);
         mesh::run(subject, &mut findings);
         agent::run(subject, &mut findings);
+        native::run(subject, &subjects, &mut findings);
         secrets::run(subject, &mut findings);
         rbac::run(subject, &mut findings);
         discovery::run(subject, &subjects, &mut findings);

@@ -31,7 +31,7 @@ pub struct PodFacts {
     pub listeners: Observed<Vec<SocketAddr>>,
     /// The sidecar's own word.
     pub agent: Observed<AgentFacts>,
-    /// Certificate, key and CA files.
+    /// Certificate, key and CA files; where none are named, what the sidecar says that it uses.
     pub certificates: Observed<Result<CertificateDates, String>>,
     /// When the facts were gathered.
     pub now: OffsetDateTime,
@@ -46,6 +46,8 @@ pub struct AgentFacts {
     pub reasons: String,
     /// Whether its canary comes back: `None` if it sends none.
     pub rules_effective: Option<bool>,
+    /// The certificate that it uses, or why it has none; `None` without TLS.
+    pub certificate: Option<Result<CertificateDates, String>>,
 }
 
 /// The leaf certificate's dates and identity.
@@ -241,8 +243,9 @@ fn certificates(facts: &PodFacts) -> CheckResult {
         }
         Observed::Seen(Err(reason)) => check.fail(
             reason,
-            "the agent keeps the last good certificate while it runs, but cannot start with this one",
-            "kubectl describe certificate -n NAMESPACE",
+            "without one remoting has no TLS; the agent keeps the last good certificate while it runs, waits for whoever it \
+             asks, and cannot start with bad files",
+            "kubectl logs POD -c bypassctl",
         ),
         Observed::Unavailable(reason) => check.skip(reason, "pass --tls-dir as bypassctl proxy has it"),
     }

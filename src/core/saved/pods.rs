@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, ConfigMapVolumeSource, Container, ContainerPort,
     EnvFromSource, EnvVar, EnvVarSource, ExecAction, GRPCAction, HTTPGetAction, Lifecycle, LifecycleHandler,
-    ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, SecurityContext,
-    ServiceAccountTokenProjection, TCPSocketAction, Volume, VolumeMount, VolumeProjection,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, SecretVolumeSource,
+    SecurityContext, ServiceAccountTokenProjection, TCPSocketAction, Volume, VolumeMount, VolumeProjection,
 };
 
 use super::values::{argument_list, image, path, variable};
@@ -30,7 +30,7 @@ pub(super) fn spec(spec: &PodSpec) -> PodSpec {
     }
 }
 
-/// Names, and what a ConfigMap's settings and the API's token are found by; of drivers and other sources nothing.
+/// Names, and what a ConfigMap's settings, a Secret and the API's token are found by; of drivers and other sources nothing.
 fn volume(volume: &Volume) -> Volume {
     let token = |source: &ProjectedVolumeSource| {
         let found = source.sources.iter().flatten().find_map(|one| one.service_account_token.as_ref())?;
@@ -45,6 +45,10 @@ fn volume(volume: &Volume) -> Volume {
             .config_map
             .as_ref()
             .map(|map| ConfigMapVolumeSource { name: map.name.clone(), ..ConfigMapVolumeSource::default() }),
+        secret: volume.secret.as_ref().map(|secret| SecretVolumeSource {
+            secret_name: secret.secret_name.clone(),
+            ..SecretVolumeSource::default()
+        }),
         projected: volume.projected.as_ref().and_then(token),
         ..Volume::default()
     }

@@ -14,7 +14,8 @@ scenario_the_chart_is_valid_in_every_mode() {
   for mode in selfSigned certManager 'secret --set tls.secretName=own --set tls.caBundle=Zm9v'; do
     read -ra rest <<<"$mode"
     render "$scratch/chart.yaml" "${everything[@]}" --set tls.mode="${rest[0]}" "${rest[@]:1}" \
-      --set "agents.events.namespaces={$namespace}" --set "agents.readinessGate.namespaces={$namespace}" || fail "$mode" || return
+      --set "agents.events.namespaces={$namespace}" --set "agents.readinessGate.namespaces={$namespace}" \
+      --set "agents.peerAddress.namespaces={$namespace}" || fail "$mode" || return
     strictly "$scratch/chart.yaml" || fail "refused: $mode" || return
   done
   render "$scratch/least.yaml" --set podDisruptionBudget.enabled=false --set networkPolicy.enabled=false || fail "least" || return

@@ -239,6 +239,21 @@ pub(super) const AGENT: &[Entry] = &[
         fix: "mount the Secret and pass --tls-dir",
     },
     Entry {
+        code: "native-tls",
+        severity: Error,
+        title: "nodes with TLS of their own and nodes with the agent can talk",
+        why: "RotatingKeysSSLEngineProvider takes RSA keys alone, demands a DNS name or common name that all nodes share, and \
+              Akka's speaks TLS 1.2 alone: certificates and sidecars that do not keep to that split the cluster in two",
+        fix: "issue RSA certificates with one shared DNS name for all, and leave --tls-min-version at 1.2",
+    },
+    Entry {
+        code: "native-tls-twice",
+        severity: Warning,
+        title: "the app does not speak TLS within the sidecar's TLS",
+        why: "A node that does both can talk with nodes that do both alone, and encrypts everything twice",
+        fix: "set artery.transport = tcp where there is an agent",
+    },
+    Entry {
         code: "agent-permissive",
         severity: Warning,
         title: "permissive mode has an end, and it has not come yet",

@@ -80,6 +80,7 @@ fn healthy() -> Facts {
             role_bindings: Observed::Unavailable(none()),
             cluster_roles: Observed::Unavailable(none()),
             cluster_role_bindings: Observed::Unavailable(none()),
+            certificates: Observed::Unavailable(none()),
             network_policies: Observed::Unavailable(none()),
             disruption_budgets: Observed::Unavailable(none()),
             namespaces: Observed::Unavailable(none()),

@@ -27,7 +27,12 @@ fn healthy() -> PodFacts {
         rules: Observed::Seen(Some(ruleset(RedirectMode::Capture))),
         foreign_table: false,
         listeners: Observed::Seen(listeners.iter().map(|text| text.parse().unwrap()).collect()),
-        agent: Observed::Seen(AgentFacts { ready: true, reasons: String::new(), rules_effective: Some(true) }),
+        agent: Observed::Seen(AgentFacts {
+            ready: true,
+            reasons: String::new(),
+            rules_effective: Some(true),
+            certificate: None,
+        }),
         certificates: Observed::Seen(Ok(CertificateDates {
             identity: "spiffe://cluster.local/ns/default/sa/appka".to_owned(),
             not_before: NOW - Duration::hours(12),
@@ -94,8 +99,12 @@ fn rules_that_send_remoting_past_the_agent_do_not_fit() {
 #[test]
 fn a_canary_that_does_not_come_back_fails() {
     let mut facts = healthy();
-    facts.agent =
-        Observed::Seen(AgentFacts { ready: false, reasons: "rules".to_owned(), rules_effective: Some(false) });
+    facts.agent = Observed::Seen(AgentFacts {
+        ready: false,
+        reasons: "rules".to_owned(),
+        rules_effective: Some(false),
+        certificate: None,
+    });
     assert_eq!(failures(&facts), ["rules-effective", "agent-ready"]);
 }
 

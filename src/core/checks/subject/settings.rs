@@ -33,7 +33,7 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// What checks read, by its path without `akka.` or `pekko.`. A saved file of facts keeps these values and no others.
-const READ: [&str; 18] = [
+const READ: [&str; 19] = [
     "cluster.shutdown-after-unsuccessful-join-seed-nodes",
     "config.file",
     "config.resource",
@@ -48,6 +48,7 @@ const READ: [&str; 18] = [
     "management.http.port",
     "networkaddress.cache.ttl",
     "remote.artery.canonical.port",
+    "remote.artery.ssl.ssl-engine-provider",
     "remote.artery.transport",
     "remote.classic.netty.tcp.port",
     "remote.netty.tcp.port",
