@@ -24,7 +24,7 @@ pub(super) fn run(subject: &Subject, subjects: &[Subject], findings: &mut Findin
     let (code, object) = ("native-tls", &subject.object);
     let provider = subject.settings.get(PROVIDER).map(|setting| setting.value.as_str());
     if !provider.is_some_and(|provider| provider.ends_with("RotatingKeysSSLEngineProvider")) {
-        return findings.skip(code, object, "the app's certificates are in key stores, as far as can be seen");
+        return findings.skip(code, object, "the app's certificates are in key stores, as far as can be seen; Akka's enabled-algorithms need a suite with ECDHE");
     }
     let is_akka = !provider.is_some_and(|provider| provider.contains("pekko"));
     let own = certificates(subject);

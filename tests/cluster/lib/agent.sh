@@ -55,11 +55,13 @@ new_authority() {
   $(bypassctl) certs ca --dir "$run_dir/$1" --common-name "$1" >/dev/null
 }
 
-# new_identity AUTHORITY POD – a new pair and the authority's certificate, in place of those of before.
+# new_identity AUTHORITY POD [OPTION...] – a new pair and the authority's certificate, in place of those of before.
 new_identity() {
+  local authority=$1 pod=$2
+  shift 2
   # shellcheck disable=SC2046  # several words
-  $(bypassctl) certs issue --force --ca-dir "$run_dir/$1" --dir "$run_dir/pod$2/tls" \
-    --spiffe-id spiffe://cluster.local/ns/default/sa/appka >/dev/null && chown -R "$agent_uid" "$run_dir/pod$2/tls"
+  $(bypassctl) certs issue --force --ca-dir "$run_dir/$authority" --dir "$run_dir/pod$pod/tls" "$@" \
+    --spiffe-id spiffe://cluster.local/ns/default/sa/appka >/dev/null && chown -R "$agent_uid" "$run_dir/pod$pod/tls"
 }
 
 # shows POD – whether the agent shows the certificate that lies there, and trusts its authority alone.

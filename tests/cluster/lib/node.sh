@@ -26,6 +26,23 @@ native_tls() {
   "$agent_binary" render tls --framework "$framework" --tls-dir "$pki/node$1" --output options | tr ' ' '\n'
 }
 
+# keystore_tls POD [ALGORITHM...] – the same out of key stores, as ConfigSSLEngineProvider reads them, made of the pod's identity.
+keystore_tls() {
+  local pod=$1 dir=$run_dir/pod$1/tls setting number=0 algorithm
+  shift
+  openssl pkcs12 -export -in "$dir/tls.crt" -inkey "$dir/tls.key" -name node -passout pass:changeit -out "$dir/key.p12" &&
+    keytool -importcert -noprompt -alias ca -file "$dir/ca.crt" -keystore "$dir/trust.p12" -storetype PKCS12 \
+      -storepass changeit >/dev/null 2>&1 || return
+  echo "-D$framework.remote.artery.transport=tls-tcp"
+  for setting in key-store="$dir/key.p12" key-store-password=changeit key-password=changeit trust-store="$dir/trust.p12" \
+    trust-store-password=changeit; do
+    echo "-D$framework.remote.artery.ssl.config-ssl-engine.$setting"
+  done
+  for algorithm in "$@"; do
+    echo "-D$framework.remote.artery.ssl.config-ssl-engine.enabled-algorithms.$((number++))=$algorithm"
+  done
+}
+
 # What makes a node find its peers through the Kubernetes API, in place of seed nodes.
 bootstrap_by_kubernetes() {
   local discovery=$framework.discovery.kubernetes-api
