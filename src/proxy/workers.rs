@@ -9,17 +9,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::proxy::pump::pool;
-
 /// More than four cores would relay more than a node's network takes.
 const MOST: usize = 4;
-/// How often a thread frees the buffers that it no longer needs.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// All of them; they end when this is dropped.
 #[derive(Debug)]
@@ -69,12 +64,7 @@ impl Worker {
     fn start(index: usize, end: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let work = async move {
-            while tokio::time::timeout(SETTLE, end.cancelled()).await.is_err() {
-                pool::free_unneeded();
-            }
-        };
-        thread::Builder::new().name(format!("worker-{index}")).spawn(move || runtime.block_on(work))?;
+        thread::Builder::new().name(format!("worker-{index}")).spawn(move || runtime.block_on(end.cancelled()))?;
         Ok(Self { runtime: handle, connections: Arc::default() })
     }
 

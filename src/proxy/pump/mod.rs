@@ -5,7 +5,7 @@
 
 mod engine;
 mod passage;
-pub(super) mod pool;
+mod pool;
 
 use std::future::poll_fn;
 use std::io;

@@ -28,24 +28,12 @@ const MOST_LARGE: usize = 16;
 const KEPT: usize = 4;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: Vec::new(), lent: 0, most_lent: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: Vec::new(), lent: 0 }) };
 }
 
 struct Pool {
     free: Vec<Buffer>,
     lent: usize,
-    /// At once since the last [`free_unneeded`]: as many are kept, for the kernel takes a tenth of a batch's time to map and clear
-    /// a new one.
-    most_lent: usize,
-}
-
-/// Frees what this thread has not needed since it was last asked to.
-pub(in crate::proxy) fn free_unneeded() {
-    POOL.with_borrow_mut(|pool| {
-        let keep = pool.most_lent.max(KEPT);
-        pool.free.truncate(keep.saturating_sub(pool.lent));
-        pool.most_lent = pool.lent;
-    });
 }
 
 /// A buffer of the pool, given back when dropped.
@@ -62,7 +50,6 @@ pub(super) fn borrow() -> Lent {
             return Lent { buffer: Buffer::new(SMALL), large: false };
         }
         pool.lent += 1;
-        pool.most_lent = pool.most_lent.max(pool.lent);
         Lent { buffer: pool.free.pop().unwrap_or_else(|| Buffer::new(LARGE)), large: true }
     })
 }
@@ -103,7 +90,7 @@ impl Drop for Lent {
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             pool.lent = pool.lent.saturating_sub(1);
-            if pool.free.len() + pool.lent < pool.most_lent.max(KEPT) && buffer.size() == LARGE {
+            if pool.free.len() < KEPT && buffer.size() == LARGE {
                 buffer.clear();
                 pool.free.push(buffer);
             }
@@ -137,12 +124,7 @@ mod tests {
         assert!(bytes < MOST_LARGE * LARGE + 1000 * SMALL, "{bytes} bytes");
         drop(held);
         assert!(borrow().large, "those given back can be had again");
-        let kept = || POOL.with_borrow(|pool| (pool.free.len(), pool.lent));
-        assert_eq!(kept(), (MOST_LARGE, 0), "they are needed again");
-        free_unneeded();
-        assert_eq!(kept(), (MOST_LARGE, 0), "they were needed a moment ago");
-        free_unneeded();
-        assert_eq!(kept(), (KEPT, 0));
+        assert_eq!(POOL.with_borrow(|pool| (pool.free.len(), pool.lent)), (KEPT, 0));
     }
 
     #[test]
