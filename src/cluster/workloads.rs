@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, Deployment, DeploymentStatus, StatefulSet, StatefulSetStatus, StatefulSetUpdateStrategy,
+};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
 use crate::cluster::akka_clusters::akka_clusters;
 use crate::cluster::client::Cluster;
 use crate::cluster::lists::list;
-use crate::core::facts::Workload;
+use crate::core::facts::{Rollout, Workload};
 use crate::core::report::Observed;
 
 /// Every workload of the namespace but bare pods, as far as its kind may be listed.
@@ -75,8 +77,38 @@ fn deployment(object: Deployment) -> Option<Workload> {
         replicas: spec.replicas,
         selector: Some(spec.selector),
         strategy: spec.strategy,
+        rollout: object.status.map(of_deployment),
         ..Workload::new("Deployment", object.metadata, spec.template)
     })
+}
+
+fn of_deployment(status: DeploymentStatus) -> Rollout {
+    let conditions = status.conditions.unwrap_or_default();
+    let said = |kind: &str, state: &str| {
+        let found = conditions.iter().find(|one| one.type_ == kind && one.status == state)?;
+        let parts = [&found.reason, &found.message];
+        Some(parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(": "))
+    };
+    Rollout {
+        observed: status.observed_generation,
+        updated: status.updated_replicas.unwrap_or(0),
+        refused: said("ReplicaFailure", "True"),
+        stalled: said("Progressing", "False"),
+    }
+}
+
+fn of_stateful_set(status: StatefulSetStatus, strategy: Option<&StatefulSetUpdateStrategy>) -> Rollout {
+    // Once an update is over, and where it waits for somebody, nobody counts.
+    let waits = strategy.is_some_and(|strategy| {
+        let partition = strategy.rolling_update.as_ref().and_then(|update| update.partition);
+        strategy.type_.as_deref() == Some("OnDelete") || partition.is_some_and(|partition| partition > 0)
+    });
+    let is_done = waits || status.current_revision == status.update_revision;
+    Rollout {
+        observed: status.observed_generation,
+        updated: if is_done { i32::MAX } else { status.updated_replicas.unwrap_or(0) },
+        ..Rollout::default()
+    }
 }
 
 fn stateful_set(object: StatefulSet) -> Option<Workload> {
@@ -84,6 +116,7 @@ fn stateful_set(object: StatefulSet) -> Option<Workload> {
     Some(Workload {
         replicas: spec.replicas,
         selector: Some(spec.selector),
+        rollout: object.status.map(|status| of_stateful_set(status, spec.update_strategy.as_ref())),
         update_strategy: spec.update_strategy,
         ..Workload::new("StatefulSet", object.metadata, spec.template)
     })

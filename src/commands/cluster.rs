@@ -47,6 +47,23 @@ impl Question {
         })
     }
 
+    /// The command, at the cluster that was named, where one was: whoever copies it may have another current context.
+    fn aimed(&self, mut command: String) -> String {
+        let is_plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || ":/@._-".contains(c));
+        let asks_a_cluster =
+            ["kubectl ", "bypassctl check cluster", "bypassctl status"].iter().any(|start| command.starts_with(start));
+        if !asks_a_cluster || command.contains("--help") || command.contains(" -- ") {
+            return command;
+        }
+        let file = self.target.kubeconfig.as_ref().and_then(|file| file.to_str());
+        for (option, value) in [("--kubeconfig", file), ("--context", self.target.context.as_deref())] {
+            if let Some(value) = value.filter(is_plain) {
+                command = format!("{command} {option} {value}");
+            }
+        }
+        command
+    }
+
     /// The facts as they are now, as far as the state of a cluster needs them.
     pub(super) async fn ask_live(&self) -> Result<Facts, Failure> {
         let cluster = client::connect(&self.target).await.map_err(unreachable)?;
@@ -90,7 +107,11 @@ async fn look(question: &Question, args: &CheckClusterArgs) -> Result<Report, Fa
     if let Some(file) = &args.save_facts {
         saved::save(&facts, file)?;
     }
-    Ok(judged(checks::run(&facts), &args.result))
+    let mut results = checks::run(&facts);
+    for check in &mut results {
+        check.next = question.aimed(std::mem::take(&mut check.next));
+    }
+    Ok(judged(results, &args.result))
 }
 
 /// Looks until nothing fails that counts and nothing is pending, or the time is over; says on standard error what is not well yet.
@@ -147,6 +168,21 @@ fn failing(report: &Report, at_least: Severity) -> String {
 mod tests {
     use super::*;
     use crate::core::report::CheckResult;
+
+    #[test]
+    fn commands_are_for_the_cluster_that_was_named() {
+        let question = |context: Option<&str>| Question {
+            target: Target { kubeconfig: None, context: context.map(str::to_owned), namespace: None },
+            selection: Selection::All,
+            ports: ClusterPorts::new(None, &[], &[]).unwrap(),
+        };
+        let aimed = |context, command: &str| question(context).aimed(command.to_owned());
+        assert_eq!(aimed(None, "kubectl get pods"), "kubectl get pods");
+        assert_eq!(aimed(Some("arn:aws:eks:x/y"), "kubectl get pods"), "kubectl get pods --context arn:aws:eks:x/y");
+        assert_eq!(aimed(Some("prod"), "bypassctl status -n a"), "bypassctl status -n a --context prod");
+        assert_eq!(aimed(Some("prod"), "bypassctl check explain x"), "bypassctl check explain x");
+        assert_eq!(aimed(Some("a; rm"), "kubectl get pods"), "kubectl get pods");
+    }
 
     #[test]
     fn only_what_counts_and_what_is_pending_keeps_it_waiting() {

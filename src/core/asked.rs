@@ -4,12 +4,17 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize as _;
+use time::{Duration, OffsetDateTime};
 
 use crate::core::checks::word;
 use crate::core::facts::{Facts, Live, key};
 use crate::core::membership::{View, printable};
 use crate::core::report::Observed;
 use crate::core::status::Status;
+
+/// Longer than a pull of a common image, the start of a JVM and the forming of a cluster with bootstrap's defaults (15 to
+/// 40 s); whoever waits longer waits for something.
+pub(in crate::core) const PATIENCE: Duration = Duration::minutes(2);
 
 /// How the reason begins where every way to ask a pod is forbidden to whoever asks.
 pub(crate) const FORBIDDEN: &str = "forbidden";
@@ -69,6 +74,30 @@ impl<'a> Asked<'a> {
     /// Whether its containers run; who does not cannot answer.
     pub(in crate::core) fn is_running(&self) -> bool {
         self.pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+    }
+
+    /// Whether it, or a container of it, has started too lately to be blamed for what is not there yet.
+    pub(in crate::core) fn is_young(&self, now: OffsetDateTime) -> bool {
+        let Some(status) = &self.pod.status else { return true };
+        let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let running = containers.filter_map(|one| one.state.as_ref()?.running.as_ref()?.started_at.as_ref());
+        let started = status.start_time.iter().chain(running).map(|time| time.0.as_second()).max();
+        started.is_some_and(|started| now.unix_timestamp() - started < PATIENCE.whole_seconds())
+    }
+
+    /// Whether one of these pods comes or goes: views differ, and members are on their way, for as long as that takes.
+    pub(in crate::core) fn are_in_motion(pods: &[&Self], now: OffsetDateTime) -> bool {
+        let leaves = |pod: &Pod| {
+            // The time at which its grace ends.
+            let end = pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second());
+            end.is_some_and(|end| now.unix_timestamp() - end < PATIENCE.whole_seconds())
+        };
+        pods.iter().any(|one| one.is_young(now) || leaves(one.pod) || one.is_gone())
+    }
+
+    /// Whether it went between being listed and being asked.
+    pub(in crate::core) fn is_gone(&self) -> bool {
+        self.view.as_ref().is_err_and(|reason| reason.contains(&format!("pods \"{}\" not found", self.name())))
     }
 
     /// What it sees of the cluster that it has joined.

@@ -157,6 +157,30 @@ pub struct Workload {
     pub update_strategy: Option<StatefulSetUpdateStrategy>,
     /// What its pods are made of.
     pub template: PodTemplateSpec,
+    /// How far its pods are what is wanted; of a cluster alone.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+}
+
+/// How far a workload's controller has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The generation of the workload that its controller has seen.
+    pub observed: Option<i64>,
+    /// Pods of the present template.
+    pub updated: i32,
+    /// Why pods are not made (condition `ReplicaFailure`).
+    pub refused: Option<String>,
+    /// Why it goes on no more (condition `Progressing`).
+    pub stalled: Option<String>,
+}
+
+impl Rollout {
+    /// Whether pods of an earlier template are left, or the controller has not looked yet.
+    #[must_use]
+    pub fn is_behind(&self, generation: Option<i64>, replicas: i32) -> bool {
+        self.updated < replicas || self.observed < generation
+    }
 }
 
 impl Workload {
@@ -172,6 +196,7 @@ impl Workload {
             strategy: None,
             update_strategy: None,
             template,
+            rollout: None,
         }
     }
 

@@ -63,16 +63,22 @@ pub fn annotations(mesh: Mesh, nodes: &Nodes, present: &Value) -> BTreeMap<Strin
     mesh.annotations().into_iter().map(|key| (key.to_owned(), list(key))).collect()
 }
 
-/// A policy for each workload: its pods reach each other on remoting and management, and nobody else does; the ports that
-/// the app declares beside them stay open to all.
-#[must_use]
-pub fn network_policies(all: &[Nodes]) -> String {
-    documents(all.iter().map(|nodes| {
-        let pods = json!({"matchLabels": nodes.labels});
+/// A policy for each workload: the pods of its cluster reach it on remoting and management, and nobody else does; the ports
+/// that the app declares beside them stay open to all.
+///
+/// # Errors
+/// The object without labels: a policy for it would be everybody's.
+pub fn network_policies(all: &[Nodes]) -> Result<String, &str> {
+    if let Some(nodes) = all.iter().find(|nodes| nodes.selector.is_none()) {
+        return Err(&nodes.object);
+    }
+    Ok(documents(all.iter().map(|nodes| {
+        let cluster = all.iter().filter(|other| other.cluster == nodes.cluster && other.namespace == nodes.namespace);
+        let peers: Vec<Value> = cluster.map(|peer| json!({"podSelector": peer.selector})).collect();
         let ports =
             |numbers: &[u16]| numbers.iter().map(|port| json!({"port": port, "protocol": "TCP"})).collect::<Vec<_>>();
         let mut ingress = vec![json!({
-            "from": [{"podSelector": pods}],
+            "from": peers,
             "ports": ports(&[nodes.remoting, nodes.management]),
         })];
         if !nodes.other_ports.is_empty() {
@@ -82,9 +88,9 @@ pub fn network_policies(all: &[Nodes]) -> String {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
             "metadata": {"name": format!("{}-remoting", nodes.name), "namespace": nodes.namespace},
-            "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": ingress},
+            "spec": {"podSelector": nodes.selector, "policyTypes": ["Ingress"], "ingress": ingress},
         })
-    }))
+    })))
 }
 
 /// What discovery by the Kubernetes API asks for: a role that reads pods, bound to each service account once.

@@ -300,6 +300,7 @@ fn workload(place: &str, kind: &str, value: Value) -> Result<Option<Workload>, S
         strategy: None,
         update_strategy: None,
         template: Default::default(),
+        rollout: None,
     };
     let no_spec = || "it has no spec".to_owned();
     match kind {

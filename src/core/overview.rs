@@ -160,6 +160,7 @@ impl Overview {
     }
 
     fn tell_clusters(&mut self, asked: &[Asked<'_>]) {
+        let moves = Asked::are_in_motion(&asked.iter().collect::<Vec<_>>(), self.taken);
         let mut groups: BTreeMap<(&str, &str), Vec<&Asked<'_>>> = BTreeMap::new();
         for one in asked {
             if let Some(view) = one.joined() {
@@ -189,7 +190,7 @@ impl Overview {
                         let text =
                             format!("the cluster of {} has more than one leader: {}", names(&part), said.join(", "));
                         // Views are taken one after the other: for a moment they differ while somebody joins or leaves.
-                        if views.iter().all(|view| view.unreachable.is_empty()) {
+                        if moves && views.iter().all(|view| view.unreachable.is_empty()) {
                             self.notes.push(text + "; gossip takes seconds, ask again");
                         } else {
                             self.problems.push(text + "; its members do not agree, see who is unreachable");
@@ -245,6 +246,7 @@ impl Overview {
     }
 
     fn judge(&mut self, asked: &[Asked<'_>], now: OffsetDateTime) {
+        let moves = Asked::are_in_motion(&asked.iter().collect::<Vec<_>>(), now);
         for state in &self.nodes {
             let name =
                 state.pod.clone().or_else(|| state.address.as_ref().map(ToString::to_string)).unwrap_or_default();
@@ -254,8 +256,18 @@ impl Overview {
                     few(state.unreachable_from.iter().map(String::as_str))
                 ));
             }
-            if state.status.as_deref() == Some("WeaklyUp") {
-                self.problems.push(format!("{name} is WeaklyUp: it waits for somebody who is unreachable"));
+            match state.status.as_deref() {
+                Some("WeaklyUp") => {
+                    self.problems.push(format!("{name} is WeaklyUp: it waits for somebody who is unreachable"));
+                }
+                Some(status @ ("Joining" | "Leaving" | "Exiting")) if moves => {
+                    self.notes.push(format!("{name} is {status}"));
+                }
+                Some(status @ ("Joining" | "Leaving" | "Exiting")) => self.problems.push(format!(
+                    "{name} is {status}, and no pod comes or goes: somebody is unreachable, or more members are wanted \
+                     (min-nr-of-members)"
+                )),
+                _ => {}
             }
             if state.status.as_deref() == Some("Down") {
                 self.problems.push(format!("{name} is Down: it has to be restarted to join again"));
@@ -285,23 +297,38 @@ impl Overview {
                 Some(State::Runs) | None => {}
             }
             // Whoever leaves is in no cluster soon, and its sidecar ends with it.
-            if one.is_leaving() {
+            if one.is_leaving() || one.is_gone() {
                 continue;
             }
+            // What has only just started is on its way.
+            let is_young = one.is_young(now);
             if one.view.is_ok() && one.joined().is_none() {
-                self.problems.push(format!("{name} has not joined a cluster; see `kubectl logs {name}`"));
+                let list = if is_young { &mut self.notes } else { &mut self.problems };
+                list.push(format!("{name} has not joined a cluster; see `kubectl logs {}`", one.arguments()));
+            }
+            if one.is_running()
+                && let Some((reason, is_new)) = running::unready(one.pod, now)
+            {
+                let list = if is_new { &mut self.notes } else { &mut self.problems };
+                list.push(printable(&format!("{name}: {reason}")));
             }
             let readiness = one.agent.as_ref().and_then(|agent| agent.readiness.as_ref());
             if let Some(readiness) = readiness.filter(|readiness| !readiness.ready) {
                 let reasons: Vec<String> = readiness.reasons.iter().map(ToString::to_string).collect();
-                self.problems.push(format!("the sidecar of {name} is not ready: {}", reasons.join("; ")));
+                let list = if is_young { &mut self.notes } else { &mut self.problems };
+                list.push(format!("the sidecar of {name} is not ready: {}", reasons.join("; ")));
             }
             if let (None, Observed::Seen(_)) = (&one.agent, &one.live.agent) {
                 self.notes.push(format!("what answers at the admin port of {name} is no bypassctl of this kind"));
             }
         }
         let formed = asked.iter().any(|one| one.joined().is_some());
-        let expected = |one: &&Asked<'_>| one.view.is_err() && one.is_running() && !one.is_leaving();
+        if !formed && asked.iter().any(|one| one.view.is_ok()) {
+            self.problems.push("no cluster has formed".to_owned());
+        }
+        let expected = |one: &&Asked<'_>| {
+            one.view.is_err() && one.is_running() && !one.is_leaving() && !one.is_gone() && !one.is_young(now)
+        };
         for one in asked.iter().filter(|one| formed && expected(one)) {
             let is_member = |state: &NodeState| state.pod.as_deref() == Some(one.name()) && state.status.is_some();
             if !self.nodes.iter().any(is_member) {
@@ -309,7 +336,9 @@ impl Overview {
             }
         }
         if !asked.is_empty() && asked.iter().all(|one| one.view.is_err()) {
-            self.problems.push("no pod says what it sees of the cluster".to_owned());
+            let is_new = asked.iter().all(|one| one.is_young(now));
+            let list = if is_new { &mut self.notes } else { &mut self.problems };
+            list.push("no pod says what it sees of the cluster".to_owned());
         }
         let is_strict =
             |name: &str| asked.iter().any(|one| one.name() == name && one.agent.as_ref().is_some_and(strict));

@@ -167,6 +167,7 @@ fn metadata(metadata: &ObjectMeta) -> ObjectMeta {
             .as_ref()
             .map(|all| all.iter().map(|(key, value)| (key.clone(), values::annotation(key, value))).collect()),
         owner_references: metadata.owner_references.clone(),
+        generation: metadata.generation,
         creation_timestamp: metadata.creation_timestamp.clone(),
         deletion_timestamp: metadata.deletion_timestamp.clone(),
         ..ObjectMeta::default()
@@ -186,6 +187,7 @@ fn workload(workload: &Workload) -> Workload {
             metadata: workload.template.metadata.as_ref().map(metadata),
             spec: workload.template.spec.as_ref().map(pods::spec),
         },
+        rollout: workload.rollout.as_ref().map(running::rollout),
     }
 }
 

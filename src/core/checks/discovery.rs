@@ -54,7 +54,7 @@ fn pairs<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Stri
 }
 
 /// The label selector with which bootstrap asks the API server; `None` where its name is not to be seen.
-fn bootstrap_label(subject: &Subject) -> Option<(String, String)> {
+pub(super) fn bootstrap_label(subject: &Subject) -> Option<(String, String)> {
     if !subject.needs_api() {
         return None;
     }
@@ -89,6 +89,14 @@ fn name(subject: &Subject, findings: &mut Findings) {
         return findings.pass(code, object, format!("bootstrap looks for {key}={value}, and the pods have it"));
     }
     let selector = subject.settings.get("discovery.kubernetes-api.pod-label-selector");
+    if running::has_joined(subject) {
+        return findings.pass(code, object, "a cluster has formed, whatever is not seen of its settings");
+    }
+    // The image's own settings may look for another label, app.kubernetes.io/name for instance.
+    if selector.is_none() && subject.labels.values().any(|label| *label == value) {
+        let reason = format!("no label is {key}={value}, another one is {value}; pod-label-selector is not to be seen");
+        return findings.skip(code, object, reason);
+    }
     let fixed = selector.filter(|selector| !selector.value.contains("%s"));
     let source = fixed.or_else(|| subject.service_name()).map_or("", |setting| setting.source.as_str());
     let message = format!("bootstrap looks for {key}={value} ({source}), and the pods have {}", pairs(subject.labels));

@@ -7,7 +7,7 @@ use crate::core::facts::{Facts, Workload, key};
 use crate::core::report::{CheckResult, Observed, Severity, Status};
 
 pub(in crate::core) use mesh::asks_for_legacy_probes;
-pub(in crate::core) use secrets::{has_secret_option, is_secret};
+pub(in crate::core) use secrets::{has_secret, is_secret, takes_secret};
 use subject::Subject;
 pub(in crate::core) use subject::{AGENT_OPTIONS, hocon, is_agent, is_jvm_options, is_read, set_by_variable};
 
@@ -52,7 +52,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
         secrets::run(subject, &mut findings);
         rbac::run(subject, &mut findings);
         discovery::run(subject, &subjects, &mut findings);
-        network::run(subject, &mut findings);
+        network::run(subject, &subjects, &mut findings);
         rollout::run(subject, &mut findings);
     }
     agent::versions(&subjects, &mut findings);

@@ -1,7 +1,10 @@
 //! Workloads of nodes, as far as others than checks need them.
 
-use std::collections::BTreeMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::{Value, json};
 
+use crate::core::checks::discovery::bootstrap_label;
+use crate::core::checks::lone_pods;
 use crate::core::checks::subject::Subject;
 use crate::core::facts::Facts;
 use crate::core::report::Observed;
@@ -15,8 +18,10 @@ pub struct Nodes {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Labels by which its pods are told from others.
-    pub labels: BTreeMap<String, String>,
+    /// The selector by which its pods are told from others, as the Kubernetes API writes it; `None` where they have no labels.
+    pub selector: Option<Value>,
+    /// Workloads of one cluster have the same: what bootstrap looks for, else the workload's own name.
+    pub cluster: String,
     /// The pods' service account.
     pub service_account: String,
     /// Remoting's port, as well as it can be told.
@@ -33,12 +38,24 @@ pub struct Nodes {
 #[must_use]
 pub fn nodes(facts: &Facts) -> Vec<Nodes> {
     let Observed::Seen(workloads) = &facts.objects.workloads else { return Vec::new() };
-    workloads.iter().filter_map(|workload| Subject::new(facts, workload)).map(|subject| of(&subject)).collect()
+    let lone = lone_pods(facts);
+    workloads
+        .iter()
+        .chain(&lone)
+        .filter_map(|workload| Subject::new(facts, workload))
+        .map(|subject| of(&subject))
+        .collect()
 }
 
 fn of(subject: &Subject) -> Nodes {
     let (remoting, management) = (subject.remoting().0, subject.management().0);
-    let selected = subject.workload.selector.as_ref().and_then(|selector| selector.match_labels.clone());
+    let own = subject.workload.selector.as_ref().filter(|selector| **selector != LabelSelector::default());
+    let selector = match own {
+        Some(selector) => serde_json::to_value(selector).ok(),
+        None if subject.labels.is_empty() => None,
+        None => Some(json!({"matchLabels": subject.labels})),
+    };
+    let label = bootstrap_label(subject).map(|(key, value)| format!("{}/{key}={value}", subject.namespace));
     let mut other_ports: Vec<u16> = subject.container_ports().map(|(_, port)| port).collect();
     other_ports.retain(|port| *port != remoting && *port != management);
     other_ports.dedup();
@@ -46,7 +63,8 @@ fn of(subject: &Subject) -> Nodes {
         object: subject.object.clone(),
         namespace: subject.namespace.to_owned(),
         name: subject.name.to_owned(),
-        labels: selected.filter(|labels| !labels.is_empty()).unwrap_or_else(|| subject.labels.clone()),
+        selector,
+        cluster: label.unwrap_or_else(|| subject.object.clone()),
         service_account: subject.service_account().to_owned(),
         remoting,
         management,

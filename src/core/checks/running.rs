@@ -2,19 +2,18 @@
 //! no cluster, whatever its manifest says.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Event, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use time::{Duration, OffsetDateTime};
 
-use crate::core::asked::Asked;
+use crate::core::asked::{Asked, PATIENCE};
 use crate::core::checks::discovery::matches;
 use crate::core::checks::subject::{NONE, Subject, seen};
 use crate::core::checks::{Findings, word};
 use crate::core::facts::{Facts, Source, Workload, key, last_seen};
 
-/// Longer than a pull of a common image and the start of a JVM; whoever waits longer waits for something.
-const PATIENCE: Duration = Duration::minutes(2);
 /// A restart longer ago is history.
 const RECENT: Duration = Duration::minutes(10);
 /// As many restarts, the last one lately, are a loop; the kubelet calls it one only between two turns.
@@ -36,7 +35,7 @@ pub(super) fn run(facts: &Facts, subjects: &[Subject], findings: &mut Findings) 
         of_pod(pod, facts, events, findings);
     }
     for subject in subjects {
-        wanted(subject, pods, events, findings);
+        wanted(subject, pods, events, facts.taken, findings);
     }
 }
 
@@ -57,6 +56,13 @@ pub(super) fn has_joined(subject: &Subject) -> bool {
     let Ok(pods) = seen(&subject.facts.objects.pods) else { return false };
     let ours = pods.iter().filter(|pod| owns(subject.workload, pod));
     ours.filter_map(|pod| Asked::new(subject.facts, pod)).any(|asked| asked.joined().is_some())
+}
+
+/// Addresses of the workload's pods of one family, the one that each pod is called by; none of manifests.
+pub(super) fn addresses(subject: &Subject) -> Vec<IpAddr> {
+    let Ok(pods) = seen(&subject.facts.objects.pods) else { return Vec::new() };
+    let ours = pods.iter().filter(|pod| owns(subject.workload, pod) && is_there(pod));
+    ours.filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()).collect()
 }
 
 /// How a pod stands.
@@ -130,7 +136,7 @@ fn failing(container: &ContainerStatus, now: OffsetDateTime) -> Option<State> {
         let message = waiting.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
         return Some(broken(format!("container {name}: {reason}{message}")));
     }
-    if container.restart_count >= LOOP && restarted_lately(container, now) {
+    if container.restart_count >= LOOP && !container.ready && restarted_lately(container, now) {
         return Some(loops(container));
     }
     let end = state.terminated.as_ref().filter(|end| end.exit_code != 0)?;
@@ -148,8 +154,11 @@ fn loops(container: &ContainerStatus) -> State {
     };
     let end = last(&container.state).or_else(|| last(&container.last_state));
     let end = end.map(|end| format!(": it {}", ended(&end))).unwrap_or_default();
-    let reason =
-        format!("container {} starts again and again ({} times){end}", container.name, container.restart_count);
+    let name = &container.name;
+    let reason = match container.restart_count {
+        0 | 1 => format!("container {name} does not stay up{end}"),
+        count => format!("container {name} starts again and again ({count} times){end}"),
+    };
     State::Broken { reason, log_of: Some(container.name.clone()) }
 }
 
@@ -246,7 +255,15 @@ fn restarts(pod: &Pod, now: OffsetDateTime, object: &str, arguments: &str, findi
     findings.fail("pods-restart", object, message, &next);
 }
 
-/// What the kubelet makes of the readiness probes and gates: `/ready` itself may say otherwise.
+/// Why Kubernetes does not call a pod ready that runs, and whether it may yet; `None` where it does. `/ready` itself may say
+/// otherwise.
+pub(in crate::core) fn unready(pod: &Pod, now: OffsetDateTime) -> Option<(String, bool)> {
+    let condition = condition(pod.status.as_ref()?, "Ready").filter(|condition| condition.status != "True")?;
+    let reason = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or("nobody says why");
+    let is_new = condition.last_transition_time.as_ref().is_some_and(|time| since(time, now) < PATIENCE);
+    Some((format!("it is not ready: {reason}"), is_new))
+}
+
 fn ready(
     pod: &Pod,
     now: OffsetDateTime,
@@ -255,49 +272,56 @@ fn ready(
     said: impl Fn(String) -> String,
     findings: &mut Findings,
 ) {
-    let Some(condition) = pod.status.as_ref().and_then(|status| condition(status, "Ready")) else { return };
-    if condition.status == "True" {
-        return findings.pass("pods-ready", object, "Kubernetes calls it ready");
+    if pod.status.as_ref().is_none_or(|status| condition(status, "Ready").is_none()) {
+        return;
     }
-    let reason = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or("nobody says why");
-    let reason = said(format!("it is not ready: {reason}"));
-    if condition.last_transition_time.as_ref().is_some_and(|time| since(time, now) < PATIENCE) {
-        return findings.pending("pods-ready", object, reason);
+    match unready(pod, now) {
+        None => findings.pass("pods-ready", object, "Kubernetes calls it ready"),
+        Some((reason, true)) => findings.pending("pods-ready", object, said(reason)),
+        Some((reason, false)) => findings.fail("pods-ready", object, said(reason), describe),
     }
-    findings.fail("pods-ready", object, reason, describe);
 }
 
-/// Whether as many pods were made as are wanted; who makes them says in an event why not.
-fn wanted(subject: &Subject, pods: &[Pod], events: &[Event], findings: &mut Findings) {
+/// Whether as many pods were made as are wanted, of what is wanted now; who makes them says why not.
+fn wanted(subject: &Subject, pods: &[Pod], events: &[Event], now: OffsetDateTime, findings: &mut Findings) {
     let (workload, object) = (subject.workload, &subject.object);
     if !matches!(workload.kind.as_str(), "Deployment" | "StatefulSet") {
         return;
     }
-    let wanted = usize::try_from(workload.replicas.unwrap_or(1)).unwrap_or_default();
-    let there = pods.iter().filter(|pod| owns(workload, pod) && is_there(pod)).count();
-    if wanted == 0 {
-        return findings.fail(
-            "pods-wanted",
-            object,
-            "it is scaled to 0, so that no pod runs",
-            &(subject.kubectl("scale") + " --replicas=3"),
-        );
+    let replicas = workload.replicas.unwrap_or(1);
+    if replicas == 0 {
+        let next = subject.kubectl("get");
+        return findings.fail("pods-scaled-down", object, "it is scaled to 0, so that no pod runs", &next);
     }
-    if there >= wanted {
-        return findings.pass("pods-wanted", object, format!("{there} of {wanted} wanted pods were made"));
+    let wanted = usize::try_from(replicas).unwrap_or_default();
+    let ours: Vec<&Pod> = pods.iter().filter(|pod| owns(workload, pod) && is_there(pod)).collect();
+    let (there, rollout) = (ours.len(), workload.rollout.as_ref());
+    let behind = rollout.filter(|rollout| rollout.is_behind(workload.metadata.generation, replicas));
+    let message = match behind {
+        _ if there < wanted => format!("{there} of {wanted} wanted pods were made"),
+        Some(rollout) => format!("{} of {wanted} pods are of the present template", rollout.updated),
+        None => return findings.pass("pods-wanted", object, format!("{there} of {wanted} wanted pods were made")),
+    };
+    let events_next =
+        format!("kubectl get events -n {} --field-selector reason=FailedCreate", word(subject.namespace, "NAMESPACE"));
+    if let Some(reason) = rollout.and_then(|rollout| rollout.refused.as_ref()) {
+        return findings.fail("pods-wanted", object, short(&format!("{message}; {reason}")), &events_next);
     }
-    let message = format!("{there} of {wanted} wanted pods were made");
-    let failed =
-        latest(events, |event| event.reason.as_deref() == Some("FailedCreate") && makes_pods_of(event, workload));
-    match failed {
-        Some(event) => {
-            let namespace = word(subject.namespace, "NAMESPACE");
-            let next = format!("kubectl get events -n {namespace} --field-selector reason=FailedCreate");
-            findings.fail("pods-wanted", object, short(&format!("{message}; {event}")), &next);
+    if let Some(reason) = rollout.and_then(|rollout| rollout.stalled.as_ref()) {
+        let next = subject.kubectl("rollout status");
+        return findings.fail("pods-wanted", object, short(&format!("{message}; {reason}")), &next);
+    }
+    let failed = |event: &Event| event.reason.as_deref() == Some("FailedCreate") && makes_pods_of(event, workload);
+    let is_young =
+        |pod: &&Pod| pod.metadata.creation_timestamp.as_ref().is_some_and(|time| since(time, now) < PATIENCE);
+    match latest(events, failed) {
+        Some(event) if there < wanted => {
+            findings.fail("pods-wanted", object, short(&format!("{message}; {event}")), &events_next);
         }
-        // A StatefulSet makes the next one when the last is ready.
-        None if workload.kind == "StatefulSet" && there > 0 => findings.pending("pods-wanted", object, message),
-        None => findings.fail("pods-wanted", object, message, &subject.kubectl("describe")),
+        // A rolling update goes on as long as its Deployment does not say otherwise; a StatefulSet's next pod is made when
+        // the last one is ready.
+        _ if there >= wanted || ours.iter().any(is_young) => findings.pending("pods-wanted", object, message),
+        _ => findings.fail("pods-wanted", object, message, &subject.kubectl("describe")),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::core::checks::subject::Subject;
 use crate::core::facts::REMOVED;
 
 /// Words that say so, alone or at the end of another (`PGPASSWORD`, `keyStorePassword`).
-const ENDS: [&str; 5] = ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "APIKEY"];
+const ENDS: [&str; 7] = ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "APIKEY", "ACCOUNTKEY", "ACCESSKEY"];
 /// Words that say so only as a whole: a COMPASS is no secret.
 const WORDS: [&str; 6] = ["PASS", "PWD", "PW", "TOKEN", "CREDENTIAL", "CREDENTIALS"];
 /// What stands before KEY where that is a secret; a partition has a key, too.
@@ -19,35 +19,67 @@ const AFTER: [&str; 12] =
 
 /// Whether a variable of this name and value is a secret in plain sight.
 pub(in crate::core) fn is_secret(name: &str, value: &str) -> bool {
-    let value = value.trim();
-    let is_value = !value.is_empty()
+    is_named_so(name) && may_be_one(name, value.trim()) || has_secret(value)
+}
+
+/// Whether what stands behind a secret's name is one, and no switch, number, file, reference, or name of a Secret.
+fn may_be_one(name: &str, value: &str) -> bool {
+    const SWITCHES: [&str; 10] = ["true", "false", "none", "null", "yes", "no", "on", "off", "enabled", "disabled"];
+    let is_reference = (value.starts_with("$(") && value.ends_with(')'))
+        || (value.starts_with("${") && value.ends_with('}'))
+        || value.starts_with("{{")
+        // What is left of `${NAME}` in a text that is taken apart at braces.
+        || value == "$";
+    let is_number =
+        value.parse::<u16>().is_ok() || value.parse::<u64>().is_ok() && name.to_ascii_uppercase().ends_with("TOKEN");
+    // TLS_SECRET=shop-tls
+    let in_small_words = value.contains('-') && value.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let is_a_secret_s_name = in_small_words && name.to_ascii_uppercase().ends_with("SECRET");
+    !value.is_empty()
         && value != REMOVED
-        && !value.contains("$(")
-        && !value.contains("${")
+        && !is_reference
+        && !is_number
+        && !is_a_secret_s_name
         && !value.starts_with('/')
-        && !matches!(value, "true" | "false" | "none" | "null")
-        && value.parse::<u16>().is_err();
-    // `jdbc:postgresql://user:password@host`
-    let in_url = value.split_once("://").and_then(|(_, rest)| rest.split_once('@')).is_some_and(|(user, _)| {
-        !user.contains('/')
-            && user.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.contains("$("))
-    });
-    (is_value && is_named_so(name)) || in_url || in_query(value) || is_private_key(value)
+        && !SWITCHES.contains(&value.to_ascii_lowercase().as_str())
 }
 
-/// `jdbc:postgresql://host/db?user=u&password=p`, `jdbc:sqlserver://host;password=p`
-fn in_query(value: &str) -> bool {
-    let Some((_, rest)) = value.split_once("://") else { return false };
-    let options = rest.split(['?', '&', ';']).skip(1).filter_map(|option| option.split_once('='));
-    options.into_iter().any(|(name, value)| !value.contains("://") && is_secret(name, value))
+/// Whether a secret stands in a text, whoever it belongs to: `-Ddb.password=…`, `--token=…`, `password="…"` (JAAS),
+/// `AccountKey=…`, `"secret": "…"`, `Bearer …`, an address with a password, a private key (PEM, RFC 7468).
+pub(in crate::core) fn has_secret(text: &str) -> bool {
+    const PEM: &str = "-----BEGIN ";
+    let in_url = |text: &str| {
+        text.split("://")
+            .skip(1)
+            .filter_map(|rest| rest.split(['/', ' ', '"', '\'', '?']).next()?.rsplit_once('@'))
+            .any(|(user, _)| {
+                user.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.starts_with('$'))
+            })
+    };
+    let bearer = text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("Basic "));
+    text.split(PEM).skip(1).any(|rest| rest.split("-----").next().is_some_and(|kind| kind.ends_with("PRIVATE KEY")))
+        || in_url(text)
+        || bearer.is_some_and(|token| token.len() >= 8 && !token.starts_with('$'))
+        || assignments(text).any(|(name, value)| is_named_so(name) && may_be_one(name, value))
 }
 
-/// PEM (RFC 7468).
-fn is_private_key(value: &str) -> bool {
-    value
-        .split("-----BEGIN ")
-        .skip(1)
-        .any(|rest| rest.split("-----").next().is_some_and(|kind| kind.ends_with("PRIVATE KEY")))
+/// Names and values of whatever looks like an assignment in a text.
+fn assignments(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let quotes: &[char] = &['"', '\'', ' '];
+    let parts = text.split(|c: char| c.is_whitespace() || ";,&?{}".contains(c));
+    parts.filter_map(move |part| {
+        let (name, value) = part.split_once('=').or_else(|| part.split_once(':'))?;
+        let name = name.trim_start_matches("-J").trim_start_matches("-D").trim_start_matches('-').trim_matches(quotes);
+        Some((name, value.trim_matches(quotes)))
+    })
+}
+
+/// Whether an option's value is a secret where the value is an argument of its own: `--token VALUE`.
+pub(in crate::core) fn takes_secret(option: &str, value: &str) -> bool {
+    option.starts_with("--")
+        && !option.contains('=')
+        && !value.starts_with('-')
+        && is_secret(option.trim_start_matches('-'), value)
 }
 
 fn is_named_so(name: &str) -> bool {
@@ -68,10 +100,12 @@ pub(super) fn run(subject: &Subject, findings: &mut Findings) {
     let of = |container: &Container| {
         let env = container.env.iter().flatten();
         let plain = env.filter_map(|variable| Some((variable.name.clone(), variable.value.as_deref()?)));
-        let found = plain.filter(|(name, value)| is_secret(name, value) || has_secret_option(value));
+        let found = plain.filter(|(name, value)| is_secret(name, value));
         let found = found.map(|(name, _)| format!("{name} of container {}", container.name));
         let arguments = container.command.iter().flatten().chain(container.args.iter().flatten());
-        let in_arguments = arguments.into_iter().any(|argument| has_secret_option(argument));
+        let arguments: Vec<&String> = arguments.into_iter().collect();
+        let in_arguments = arguments.iter().any(|argument| has_secret(argument))
+            || arguments.windows(2).any(|pair| takes_secret(pair[0], pair[1]));
         let of_arguments = in_arguments.then(|| format!("an option of the command of container {}", container.name));
         found.chain(of_arguments).collect::<Vec<_>>()
     };
@@ -85,12 +119,6 @@ pub(super) fn run(subject: &Subject, findings: &mut Findings) {
         format!("{} stands there in plain text", secrets.join(", ")),
         "kubectl create secret generic --help",
     );
-}
-
-/// `-Ddb.password=…` among a JVM's options.
-pub(in crate::core) fn has_secret_option(value: &str) -> bool {
-    let options = value.split_whitespace().filter_map(|option| option.strip_prefix("-D")?.split_once('='));
-    options.into_iter().any(|(name, value)| is_secret(name, value))
 }
 
 #[cfg(test)]
@@ -147,6 +175,30 @@ mod tests {
         {
             assert!(!is_secret("DB", harmless), "{harmless}");
         }
+        for (name, value) in [
+            ("TLS_SECRET", "shop-tls"),
+            ("VERIFY_PASSWORD", "yes"),
+            ("USE_TOKEN", "off"),
+            ("MAX_NEW_TOKEN", "100000"),
+            ("JAVA_TOOL_OPTIONS", "-Dssl.password=${PW} -Xmx1g"),
+            ("COMMAND", "--token-file=/run/token"),
+        ] {
+            assert!(!is_secret(name, value), "{name}={value}");
+        }
+        for (name, value) in [
+            ("DB_PASS", "12345678"),
+            ("DB_PASS", "a$(b"),
+            ("KAFKA", "org.apache.kafka.PlainLoginModule required username=\"u\" password=\"swordfish\";"),
+            ("STORAGE", "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=c3dvcmRmaXNo"),
+            ("SPRING_APPLICATION_JSON", "{\"db\": {\"password\":\"swordfish\"}}"),
+            ("AUTH", "Bearer c3dvcmRmaXNo"),
+            ("X", "PGPASSWORD=swordfish java -jar x"),
+            ("X", "--db-password=swordfish"),
+            ("X", "-Dakka.cluster.seed-nodes.0=akka://x:pw@h:1"),
+        ] {
+            assert!(is_secret(name, value), "{name}={value}");
+        }
+        assert!(takes_secret("--token", "swordfish") && !takes_secret("--token", "--other"));
         for harmless in ["", "/run/secret", "$(OTHER)", "true", "8080", REMOVED] {
             assert!(!is_secret("DB_PASS", harmless), "{harmless}");
         }

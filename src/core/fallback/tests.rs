@@ -90,7 +90,7 @@ fn every_mesh_has_annotations_of_its_own() {
 fn a_policy_and_rights_add_no_failure() {
     let all = nodes(&facts(MANIFEST));
     let before = failures(MANIFEST);
-    let after = failures(&format!("{MANIFEST}---\n{}---\n{}", network_policies(&all), rights(&all)));
+    let after = failures(&format!("{MANIFEST}---\n{}---\n{}", network_policies(&all).unwrap(), rights(&all)));
     assert!(after.is_subset(&before), "{:?}", after.difference(&before).collect::<Vec<_>>());
     assert_eq!(
         rights(&all).lines().filter(|line| *line == "kind: Role").count(),
@@ -98,7 +98,7 @@ fn a_policy_and_rights_add_no_failure() {
         "one service account, one role: {}",
         rights(&all)
     );
-    let policy = network_policies(&all);
+    let policy = network_policies(&all).unwrap();
     assert!(policy.contains("port: 8080") && policy.contains("port: 17355"), "{policy}");
 }
 
@@ -109,4 +109,24 @@ fn tls_is_that_of_the_framework() {
     assert!(text.contains("\"org.apache.pekko.remote.artery.tcp.ssl.RotatingKeysSSLEngineProvider\""), "{text}");
     let options = tls::options(Framework::Akka, "/tls");
     assert!(options.starts_with("-Dakka.remote.artery.transport=tls-tcp -Dakka."), "{options}");
+}
+
+#[test]
+fn workloads_of_one_cluster_reach_each_other_and_pods_without_labels_have_no_policy() {
+    let tier = |name: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: shop, \
+             tier: {name}}}}}\n  template:\n    metadata: {{labels: {{app: shop, tier: {name}}}}}\n    spec:\n      containers:\n      \
+             - name: app\n        env: [{{name: AKKA_CLUSTER_BOOTSTRAP_SERVICE_NAME, value: shop}}]\n        ports: \
+             [{{containerPort: 2552}}, {{containerPort: 8558}}]\n"
+        )
+    };
+    let two = format!("{}---\n{}", tier("front"), tier("back"));
+    let policies = network_policies(&nodes(&facts(&two))).unwrap();
+    let forbidden = |codes: BTreeSet<&str>| codes.contains("network-policy-remoting");
+    assert!(!forbidden(failures(&format!("{two}---\n{policies}"))), "{policies}");
+    let alone = network_policies(&nodes(&facts(&tier("front")))).unwrap();
+    assert!(forbidden(failures(&format!("{two}---\n{alone}"))), "a policy that admits one tier of two");
+    let bare = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, ports: [{containerPort: 2552}]}]}\n";
+    assert_eq!(network_policies(&nodes(&facts(bare))), Err("Pod/default/a"));
 }

@@ -192,9 +192,31 @@ fn a_pod_that_leaves_is_no_problem_and_one_that_does_not_run_is_one() {
 #[test]
 fn leaders_that_differ_are_a_problem_where_somebody_is_unreachable() {
     let differ = |unreachable: &[(u8, u8)]| {
-        Overview::of(&facts(&[(1, view(1, &[1, 2], 1, unreachable), None), (2, view(2, &[1, 2], 2, &[]), None)]))
+        let mut facts = facts(&[(1, view(1, &[1, 2], 1, unreachable), None), (2, view(2, &[1, 2], 2, &[]), None)]);
+        let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+        let status = pods[1].status.as_mut().unwrap();
+        status.start_time = serde_json::from_value(json!("2026-11-22T11:59:00Z")).unwrap();
+        Overview::of(&facts)
     };
     let brief = differ(&[]);
     assert!(brief.well && brief.notes.iter().any(|note| note.contains("more than one leader")), "{:?}", brief.notes);
     assert!(differ(&[(2, 1)]).problems.iter().any(|problem| problem.contains("more than one leader")));
+}
+
+#[test]
+fn members_that_stay_on_their_way_are_a_problem_once_nobody_comes_or_goes() {
+    let mut joining = view(1, &[1], 1, &[]);
+    joining["members"][0]["status"] = json!("Joining");
+    let mut facts = facts(&[(1, joining, None)]);
+    assert!(Overview::of(&facts).problems.iter().any(|problem| problem.starts_with("shop-1 is Joining")));
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    let status = pods[0].status.as_mut().unwrap();
+    status.start_time = serde_json::from_value(json!("2026-11-22T11:59:00Z")).unwrap();
+    assert!(Overview::of(&facts).well, "{:?}", Overview::of(&facts).problems);
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    pods[0].status =
+        serde_json::from_value(json!({"phase": "Running", "startTime": "2026-11-22T11:59:00Z", "conditions": [
+        {"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-22T11:00:00Z", "message": "probe"}]}))
+        .unwrap();
+    assert!(Overview::of(&facts).problems.contains(&"shop-1: it is not ready: probe".to_owned()));
 }

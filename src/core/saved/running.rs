@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::values::{message, word};
+use crate::core::facts::Rollout;
 
 pub(super) fn status(status: &PodStatus) -> PodStatus {
     let containers = |list: &Vec<ContainerStatus>| list.iter().map(container).collect::<Vec<_>>();
@@ -61,6 +62,20 @@ fn state(state: &ContainerState) -> ContainerState {
             finished_at: end.finished_at.clone(),
             ..ContainerStateTerminated::default()
         }),
+    }
+}
+
+pub(super) fn rollout(rollout: &Rollout) -> Rollout {
+    // As in `FailedCreate: pods "x" is forbidden: …`.
+    let said = |text: &String| match text.split_once(": ") {
+        Some((reason, text)) => format!("{}: {}", word(reason), message(text)),
+        None => word(text),
+    };
+    Rollout {
+        observed: rollout.observed,
+        updated: rollout.updated,
+        refused: rollout.refused.as_ref().map(said),
+        stalled: rollout.stalled.as_ref().map(said),
     }
 }
 

@@ -3,12 +3,14 @@
 use k8s_openapi::api::core::v1::Container;
 
 use crate::core::checks::{
-    AGENT_OPTIONS, has_secret_option, hocon, is_jvm_options, is_read, is_secret, set_by_variable,
+    AGENT_OPTIONS, has_secret, hocon, is_jvm_options, is_read, is_secret, set_by_variable, takes_secret,
 };
 use crate::core::facts::REMOVED;
 
 /// What stands where a secret was: still one to the check that looks for them.
 const REDACTED: &str = "REDACTED";
+/// The same for an argument.
+const SECRET_ARGUMENT: &str = "secret=REDACTED";
 /// The same for an address with a password in it.
 const REDACTED_URL: &str = "redacted://redacted:redacted@redacted";
 /// Characters of a reason that are kept.
@@ -19,15 +21,17 @@ const LONGEST_VALUE: usize = 300;
 const LEGACY_PROBES: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
 
 /// Annotations that ask for a mesh, with one word for a value.
-const WORDS_OF: [&str; 6] = [
+const WORDS_OF: [&str; 8] = [
     "consul.hashicorp.com/connect-inject",
+    "consul.hashicorp.com/transparent-proxy",
+    "sidecar.istio.io/interceptionMode",
     "sidecar.istio.io/inject",
     "linkerd.io/inject",
     "kuma.io/sidecar-injection",
     "istio.io/dataplane-mode",
     "sidecar.istio.io/rewriteAppHTTPProbers",
 ];
-const WORDS: [&str; 7] = ["true", "false", "enabled", "disabled", "ingress", "ambient", "none"];
+const WORDS: [&str; 8] = ["NONE", "true", "false", "enabled", "disabled", "ingress", "ambient", "none"];
 /// Annotations that list ports and address ranges.
 const LISTS_OF: [&str; 4] = [
     "traffic.sidecar.istio.io/",
@@ -39,8 +43,7 @@ const LISTS_OF: [&str; 4] = [
 /// The value of an annotation, where checks read it.
 pub(super) fn annotation(key: &str, value: &str) -> String {
     let word = WORDS_OF.contains(&key) && WORDS.contains(&value);
-    let in_list = |c: char| c.is_ascii_hexdigit() || matches!(c, ',' | '-' | '.' | ':' | '/' | '*' | ' ');
-    let list = LISTS_OF.iter().any(|prefix| key.starts_with(prefix)) && value.chars().all(in_list);
+    let list = LISTS_OF.iter().any(|prefix| key.starts_with(prefix)) && value.split(',').all(is_port_or_range);
     if word || list {
         return value.to_owned();
     }
@@ -50,13 +53,25 @@ pub(super) fn annotation(key: &str, value: &str) -> String {
     REMOVED.to_owned()
 }
 
+/// `*`, a port, a range of ports, an address or a network.
+fn is_port_or_range(item: &str) -> bool {
+    let item = item.trim();
+    let is_address = |text: &str| text.parse::<std::net::IpAddr>().is_ok();
+    let is_network = |(address, prefix): (&str, &str)| is_address(address) && prefix.parse::<u8>().is_ok();
+    item.is_empty()
+        || item == "*"
+        || item.parse::<crate::core::ports::PortRange>().is_ok()
+        || is_address(item)
+        || item.split_once('/').is_some_and(is_network)
+}
+
 /// The value of a variable; `ours` where it is the agent's.
 pub(super) fn variable(name: &str, value: &str, ours: bool) -> String {
-    if is_secret(name, value) {
-        return if value.contains("://") { REDACTED_URL } else { REDACTED }.to_owned();
-    }
     if is_jvm_options(name) {
         return options(value);
+    }
+    if is_secret(name, value) {
+        return redacted(name).to_owned();
     }
     let of_agent = name.strip_prefix("BYPASSCTL_").map(|option| option.to_lowercase().replace('_', "-"));
     if ours && of_agent.is_some_and(|option| AGENT_OPTIONS.contains(&option.as_str())) {
@@ -67,6 +82,11 @@ pub(super) fn variable(name: &str, value: &str, ours: bool) -> String {
         None if name == LEGACY_PROBES && value == "true" => value.to_owned(),
         None => REMOVED.to_owned(),
     }
+}
+
+/// What the check on secrets still finds in the place of one.
+fn redacted(name: &str) -> &'static str {
+    if is_secret(name, REDACTED) { REDACTED } else { REDACTED_URL }
 }
 
 /// The value of a setting, by its path without `akka.` or `pekko.` in front.
@@ -92,9 +112,11 @@ fn options(text: &str) -> String {
 fn option(option: &str) -> String {
     let bare = option.trim_matches(['"', '\'']);
     let setting_ = bare.strip_prefix("-D").or_else(|| bare.strip_prefix("-J-D")).and_then(|rest| rest.split_once('='));
-    let Some((name, value)) = setting_ else { return REMOVED.to_owned() };
-    if has_secret_option(bare) {
-        return format!("-D{name}={REDACTED}");
+    let Some((name, value)) = setting_ else {
+        return if has_secret(bare) { SECRET_ARGUMENT } else { REMOVED }.to_owned();
+    };
+    if has_secret(bare) {
+        return format!("-D{name}={}", redacted(name));
     }
     let path = name.strip_prefix("akka.").or_else(|| name.strip_prefix("pekko.")).unwrap_or(name);
     format!("-D{name}={}", setting(path, value))
@@ -129,7 +151,12 @@ fn without_prefix(path: &str) -> &str {
 /// Command and arguments; `ours` where they are the agent's, whose options checks read.
 pub(super) fn argument_list(container: &Container, ours: bool) -> (Option<Vec<String>>, Option<Vec<String>>) {
     let mut keeps_next = false;
+    let mut before = String::new();
     let mut word = |word: &String| {
+        let option = std::mem::replace(&mut before, word.clone());
+        if takes_secret(&option, word) {
+            return SECRET_ARGUMENT.to_owned();
+        }
         let value_of_ours = std::mem::take(&mut keeps_next) && !word.starts_with('-');
         if !ours {
             return options(word);

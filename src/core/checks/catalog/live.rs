@@ -77,9 +77,16 @@ pub(super) const LIVE: &[Entry] = &[
     Entry {
         code: "peers-accepted",
         severity: Error,
-        title: "no connection was refused lately",
+        title: "no connection of a pod or a member was refused lately",
         why: "A refused connection is a member that cannot talk to another",
         fix: "read the reason: the peer's identity, its certificate, its mode or its limits",
+    },
+    Entry {
+        code: "strangers-refused",
+        severity: Info,
+        title: "nobody but pods and members was refused lately",
+        why: "Somebody who is no pod here and no member dials remoting: a scanner, a probe, or a cluster elsewhere",
+        fix: "find out who it is; if it is a member elsewhere, --allow its identity",
     },
     Entry {
         code: "plaintext-left",

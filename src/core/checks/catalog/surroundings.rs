@@ -264,9 +264,16 @@ pub(super) const RUNNING: &[Entry] = &[
     Entry {
         code: "pods-wanted",
         severity: Error,
-        title: "as many pods were made as are wanted",
+        title: "as many pods were made as are wanted, of the present template",
         why: "Who makes the pods is refused (a quota, Pod Security, a webhook), or has not been asked for any",
         fix: "read the reason in the events of the workload and of its ReplicaSet",
+    },
+    Entry {
+        code: "pods-scaled-down",
+        severity: Info,
+        title: "pods are wanted at all",
+        why: "A workload that is scaled to 0 has no nodes; that may be meant",
+        fix: "scale it up if it is not",
     },
     Entry {
         code: "pods-running",

@@ -31,6 +31,11 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     }
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
     let logs = format!("kubectl logs {} -c bypassctl", asked.arguments());
+    // Nothing is asked of whoever leaves; members' own check says so.
+    if asked.is_leaving() || asked.is_gone() {
+        return Vec::new();
+    }
+    let is_young = asked.is_young(facts.taken);
     let status = match (&asked.live.agent, &asked.agent) {
         (Observed::Unavailable(reason), _) if !asked.is_running() => {
             return vec![check("agent-answers", Severity::Error).skip(reason, "ask again once the pod runs")];
@@ -39,6 +44,10 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
             return vec![
                 check("agent-answers", Severity::Error).skip(reason, "get the right, or ask somebody who has it"),
             ];
+        }
+        (Observed::Unavailable(reason), _) if is_young => {
+            let message = format!("the sidecar does not answer yet: {reason}");
+            return vec![check("agent-answers", Severity::Error).pending(message)];
         }
         (Observed::Unavailable(reason), _) => {
             return vec![check("agent-answers", Severity::Error).fail(
@@ -57,19 +66,22 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
         (Observed::Seen(_), Some(status)) => status,
     };
     let mut results = vec![check("agent-answers", Severity::Error).pass(format!("bypassctl {}", status.version))];
-    results.push(ready(check("agent-ready", Severity::Error), status, &logs));
+    results.push(ready(check("agent-ready", Severity::Error), is_young, status, &logs));
     results.extend(rules(check("rules-effective", Severity::Error), status, asked));
     results.extend(certificate(check("certificate-valid", Severity::Error), status, facts.taken, &logs));
-    results.push(refusals(check("peers-accepted", Severity::Error), status, facts.taken, &logs));
+    results.extend(refusals(check, status, facts, &logs));
     results.push(plaintext(check("plaintext-left", Severity::Warning), status));
     results.extend(clock(check("clocks-agree", Severity::Warning), asked));
     results
 }
 
-fn ready(check: Check, status: &Status, logs: &str) -> CheckResult {
+fn ready(check: Check, is_young: bool, status: &Status, logs: &str) -> CheckResult {
     match &status.readiness {
         Some(readiness) if !readiness.ready => {
             let reasons: Vec<String> = readiness.reasons.iter().map(ToString::to_string).collect();
+            if is_young {
+                return check.pending(format!("the sidecar is not ready yet: {}", reasons.join("; ")));
+            }
             check.fail(
                 format!("the sidecar is not ready: {}", reasons.join("; ")),
                 "remoting of this pod does not work, or not safely, until the reason is gone",
@@ -95,8 +107,9 @@ fn rules(check: Check, status: &Status, asked: &Asked<'_>) -> Option<CheckResult
     }
     Some(check.fail(
         wrong.join("; "),
-        "the mesh or somebody else captures remoting; ask the sidecar's own namespace where a packet goes",
-        &format!("kubectl exec {} -c bypassctl -- bypassctl explain --to PEER:2552", asked.arguments()),
+        "the mesh or somebody else captures remoting; init's log says what it made and proved, and `bypassctl explain` in a \
+         container with NET_ADMIN of that pod (kubectl debug --profile=netadmin) where a packet goes",
+        &format!("kubectl logs {} -c bypassctl-init", asked.arguments()),
     ))
 }
 
@@ -121,31 +134,81 @@ fn certificate(check: Check, status: &Status, now: OffsetDateTime, logs: &str) -
     })
 }
 
-fn refusals(check: Check, status: &Status, now: OffsetDateTime, logs: &str) -> CheckResult {
-    let recent = status
-        .refusals
-        .iter()
-        .filter(|refusal| OffsetDateTime::parse(&refusal.at.to_string(), &Rfc3339).is_ok_and(|at| now - at <= RECENT));
-    let mut reasons: Vec<String> = Vec::new();
-    let mut count = 0;
-    for refusal in recent {
-        count += 1;
-        let whom = refusal.identity.as_ref().map(|identity| format!(" ({identity})")).unwrap_or_default();
+/// Those of pods and members are faults of the cluster; those of strangers (a scanner, a probe) are what the sidecar is for.
+fn refusals(
+    check: impl Fn(&'static str, Severity) -> Check,
+    status: &Status,
+    facts: &Facts,
+    logs: &str,
+) -> Vec<CheckResult> {
+    let known = known_addresses(facts);
+    let mut of_peers = Refusals::default();
+    let mut of_strangers = Refusals::default();
+    for refusal in &status.refusals {
+        let at = OffsetDateTime::parse(&refusal.at.to_string(), &Rfc3339);
+        if !at.is_ok_and(|at| facts.taken - at <= RECENT) {
+            continue;
+        }
         // The port is another one each time.
         let peer = refusal.peer.to_string();
-        let peer = peer.rsplit_once(':').map_or(peer.as_str(), |(address, _)| address);
+        let peer = peer.rsplit_once(':').map_or(peer.as_str(), |(address, _)| address).trim_matches(['[', ']']);
+        let whom = refusal.identity.as_ref().map(|identity| format!(" ({identity})")).unwrap_or_default();
         let text = format!("{} {peer}{whom}: {}", refusal.direction, refusal.reason);
-        if !reasons.contains(&text) && reasons.len() < 5 {
-            reasons.push(text);
+        let hint = refusal.hint.as_ref().map(ToString::to_string);
+        // Whoever we dial is meant to be a peer.
+        let is_peer = known.contains(peer) || refusal.direction.to_string() == "outbound";
+        if is_peer { &mut of_peers } else { &mut of_strangers }.add(text, hint);
+    }
+    let accepted = check("peers-accepted", Severity::Error);
+    let mut results = vec![if of_peers.count == 0 {
+        accepted.pass("no connection of a pod or a member was refused lately")
+    } else {
+        of_peers.failure(accepted, logs)
+    }];
+    if of_strangers.count > 0 {
+        results.push(of_strangers.failure(check("strangers-refused", Severity::Info), logs));
+    }
+    results
+}
+
+#[derive(Default)]
+struct Refusals {
+    count: usize,
+    texts: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Refusals {
+    fn add(&mut self, text: String, hint: Option<String>) {
+        self.count += 1;
+        self.hint = self.hint.take().or(hint);
+        if !self.texts.contains(&text) && self.texts.len() < 5 {
+            self.texts.push(text);
         }
     }
-    if count == 0 {
-        return check.pass("no connection was refused lately");
+
+    fn failure(self, check: Check, logs: &str) -> CheckResult {
+        let hint = self.hint.unwrap_or_else(|| {
+            "the sidecar's log names the identity that was seen and those that are allowed".to_owned()
+        });
+        let message = format!("{} connections were refused in 15 minutes: {}", self.count, self.texts.join("; "));
+        check.fail(message, &hint, logs)
     }
-    let hint = status.refusals.iter().find_map(|refusal| refusal.hint.as_ref()).map(ToString::to_string);
-    let hint = hint
-        .unwrap_or_else(|| "the sidecar's log names the identity that was seen and those that are allowed".to_owned());
-    check.fail(format!("{count} connections were refused in 15 minutes: {}", reasons.join("; ")), &hint, logs)
+}
+
+/// Addresses of pods of the namespace, and of whom members see.
+fn known_addresses(facts: &Facts) -> BTreeSet<String> {
+    let Observed::Seen(pods) = &facts.objects.pods else { return BTreeSet::new() };
+    let of_pods = pods.iter().filter_map(|pod| pod.status.as_ref()).flat_map(|status| {
+        let more = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone());
+        status.pod_ip.clone().into_iter().chain(more)
+    });
+    let asked = pods.iter().filter_map(|pod| Asked::new(facts, pod));
+    let of_members = asked.flat_map(|asked| {
+        let members = asked.view.map(|view| view.members).unwrap_or_default();
+        members.into_iter().map(|member| member.node.host)
+    });
+    of_pods.chain(of_members).collect()
 }
 
 fn plaintext(check: Check, status: &Status) -> CheckResult {
@@ -190,7 +253,7 @@ pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> 
         results.push(check("agent-versions").fail(
             format!("sidecars of several versions: {shown}"),
             "they understand each other, but one of them has faults that another has not; finish the rollout",
-            "kubectl rollout status",
+            &check("agent-versions").ours("status"),
         ));
     } else if versions.len() == 1 {
         results.push(check("agent-versions").pass(format!("every sidecar is bypassctl {shown}")));
@@ -202,7 +265,7 @@ pub(super) fn of_cluster(object: &str, pods: &[&Asked<'_>]) -> Vec<CheckResult> 
         check("agent-everywhere").fail(
             format!("{} of {} pods have no sidecar: {}", without.len(), pods.len(), names.join(", ")),
             "pods with a sidecar in strict mode refuse them, and they speak plaintext with the others",
-            "kubectl rollout restart",
+            &check("agent-everywhere").ours("status"),
         )
     });
     results

@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use time::Duration;
-
 use crate::core::checks::Check;
 use crate::core::checks::live::Asked;
 use crate::core::facts::{Answer, Facts};
 use crate::core::membership::{MemberStatus, Node, View};
 use crate::core::report::{CheckResult, Observed, Severity};
 
-/// Forming takes 15 to 40 s with bootstrap's defaults; a pod that is older and in no cluster waits for something.
-const PATIENCE: Duration = Duration::minutes(2);
-
 pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
     let check = |code, severity| Check { code, severity, object: asked.object.clone().into() };
     let logs = format!("kubectl logs {}", asked.arguments());
+    // Nothing is asked of whoever leaves.
+    if asked.is_leaving() || asked.is_gone() {
+        return vec![check("management-answers", Severity::Error).skip("the pod is being deleted", "none is needed")];
+    }
+    let is_young = asked.is_young(facts.taken);
     let view = match &asked.view {
         Ok(view) => view,
         Err(reason) if !asked.is_running() => {
@@ -25,6 +25,10 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
             return vec![
                 check("management-answers", Severity::Error).skip(reason, "get the right, or ask somebody who has it"),
             ];
+        }
+        Err(reason) if is_young => {
+            let message = format!("management does not tell of the cluster yet: {reason}");
+            return vec![check("management-answers", Severity::Error).pending(message)];
         }
         Err(reason) => {
             return vec![check("management-answers", Severity::Error).fail(
@@ -36,21 +40,12 @@ pub(super) fn of_pod(facts: &Facts, asked: &Asked<'_>) -> Vec<CheckResult> {
         }
     };
     let mut results = vec![check("management-answers", Severity::Error).pass(format!("{} answers", view.self_node))];
-    results.push(joined(check("member-joined", Severity::Error), facts, asked, view, &logs));
-    // A pod that leaves is not to be ready.
-    if !asked.is_leaving() {
-        results.extend(app_ready(check("app-ready", Severity::Warning), &asked.live.ready, &logs));
-    }
+    results.push(joined(check("member-joined", Severity::Error), is_young, asked, view, &logs));
+    results.extend(app_ready(check("app-ready", Severity::Warning), is_young, &asked.live.ready, &logs));
     results
 }
 
-/// Seconds since the pod's start, where Kubernetes says it.
-fn age(facts: &Facts, asked: &Asked<'_>) -> Option<i64> {
-    let started = asked.pod.status.as_ref()?.start_time.as_ref()?;
-    Some(facts.taken.unix_timestamp() - started.0.as_second())
-}
-
-fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &str) -> CheckResult {
+fn joined(check: Check, is_young: bool, asked: &Asked<'_>, view: &View, logs: &str) -> CheckResult {
     let me = view.members.iter().find(|member| member.node == view.self_node);
     if let (Some(me), Some(_)) = (me, &view.leader) {
         return check.pass(format!("it is {} in a cluster of {}", me.status, view.members.len()));
@@ -59,24 +54,23 @@ fn joined(check: Check, facts: &Facts, asked: &Asked<'_>, view: &View, logs: &st
         Observed::Seen(answer) => answer["seedNodes"].as_array().map_or(0, Vec::len),
         Observed::Unavailable(_) => 0,
     };
-    match age(facts, asked) {
-        Some(age) if age < PATIENCE.whole_seconds() => {
-            check.pending(format!("it has not joined yet, {age} s after its start"))
-        }
-        _ => check.fail(
-            format!("it has joined no cluster, and knows {seeds} seed nodes"),
-            "it looks for contact points and finds too few, cannot reach their management, or remoting to the seed nodes \
-             is refused; the checks on discovery, rights and the sidecar say which",
-            logs,
-        ),
+    if is_young {
+        return check.pending("it has not joined yet");
     }
+    check.fail(
+        format!("it has joined no cluster, and knows {seeds} seed nodes"),
+        "it looks for contact points and finds too few, cannot reach their management, or remoting to the seed nodes is \
+         refused; the checks on discovery, rights and the sidecar say which",
+        logs,
+    )
 }
 
-fn app_ready(check: Check, ready: &Observed<Answer>, logs: &str) -> Option<CheckResult> {
+fn app_ready(check: Check, is_young: bool, ready: &Observed<Answer>, logs: &str) -> Option<CheckResult> {
     let Observed::Seen(answer) = ready else { return None };
     Some(match answer.status {
         200..300 => check.pass("/ready says OK"),
         404 => return None,
+        status if is_young => check.pending(format!("/ready says {status}: {}", answer.body.trim())),
         status => check.fail(
             format!("/ready says {status}: {}", answer.body.trim()),
             "Kubernetes sends it no traffic; a cluster member is ready once it is Up",
@@ -95,11 +89,12 @@ pub(super) fn of_cluster(facts: &Facts, object: &str, pods: &[&Asked<'_>]) -> Ve
         return Vec::new();
     }
     let check = |code, severity| Check { code, severity, object: object.to_owned().into() };
+    let moves = Asked::are_in_motion(pods, facts.taken);
     vec![
         one_cluster(check("one-cluster", Severity::Error), &views),
         reachable(check("members-reachable", Severity::Error), &views),
-        up(check("members-up", Severity::Warning), &views),
-        agreed(check("leader-agreed", Severity::Warning), &views),
+        up(check("members-up", Severity::Warning), moves, &views),
+        agreed(check("leader-agreed", Severity::Warning), moves, &views),
         pods_behind(check("members-are-pods", Severity::Warning), pods, &views),
         members_behind(check("pods-are-members", Severity::Error), facts, pods, &views),
     ]
@@ -158,7 +153,8 @@ fn reachable(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     )
 }
 
-fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+/// `moves` where a pod comes or goes, for members are on their way then.
+fn up(check: Check, moves: bool, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     let next = check.ours("check cluster --wait");
     let mut other: BTreeMap<&Node, MemberStatus> = BTreeMap::new();
     for member in views.iter().flat_map(|(_, view)| &view.members) {
@@ -170,7 +166,7 @@ fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
         return check.pass("every member is Up");
     }
     let stays = |status: &MemberStatus| matches!(status, MemberStatus::WeaklyUp | MemberStatus::Down);
-    if !other.values().any(stays) {
+    if moves && !other.values().any(stays) {
         return check.pending(list(other.iter().map(|(node, status)| format!("{node} is {status}"))));
     }
     check.fail(
@@ -180,14 +176,14 @@ fn up(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     )
 }
 
-fn agreed(check: Check, views: &[(&Asked<'_>, &View)]) -> CheckResult {
+fn agreed(check: Check, moves: bool, views: &[(&Asked<'_>, &View)]) -> CheckResult {
     let next = check.ours("status");
     // Of two clusters each has its leader; that is another check's matter.
     for group in groups(views) {
         let of_group = || views.iter().filter(|(_, view)| group.contains(&view.self_node)).map(|(_, view)| view);
         let leaders: BTreeSet<&Node> = of_group().filter_map(|view| view.leader.as_ref()).collect();
-        if leaders.len() > 1 && of_group().all(|view| view.unreachable.is_empty()) {
-            // Views are taken one after the other, and differ for a moment while somebody joins or leaves.
+        if leaders.len() > 1 && moves && of_group().all(|view| view.unreachable.is_empty()) {
+            // Views are taken one after the other, and differ while somebody joins or leaves.
             return check.pending(format!("members see different leaders: {}", list(leaders)));
         }
         if leaders.len() > 1 {
@@ -255,7 +251,8 @@ fn members_behind(check: Check, facts: &Facts, pods: &[&Asked<'_>], views: &[(&A
             // One that a rolling update has just started is on its way.
             running
                 && !pod.is_leaving()
-                && age(facts, pod).is_none_or(|age| age >= PATIENCE.whole_seconds())
+                && !pod.is_gone()
+                && !pod.is_young(facts.taken)
                 && !address.is_some_and(|address| members.contains(address))
         })
         .map(|pod| pod.name())

@@ -113,6 +113,12 @@ fn of(facts: &mut Facts, number: u8) -> &mut Live {
     facts.live.get_mut(&format!("shop/appka-{number}")).unwrap()
 }
 
+fn has_just_started(facts: &mut Facts, number: u8) {
+    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
+    let status = pods[usize::from(number) - 1].status.as_mut().unwrap();
+    status.start_time = serde_json::from_value(json!("2026-01-02T11:59:30Z")).unwrap();
+}
+
 fn view(facts: &mut Facts, number: u8) -> &mut Value {
     match &mut of(facts, number).members {
         Observed::Seen(value) => value,
@@ -161,8 +167,10 @@ fn a_late_view_is_no_split() {
         *view(facts, 1) = members(1, &[1, 2]);
         view(facts, 3)["leader"] = node(3).into();
     };
+    assert_eq!(broken(late), ["leader-agreed"], "nobody comes or goes");
     let mut facts = healthy();
     late(&mut facts);
+    has_just_started(&mut facts, 3);
     assert_eq!(not_passed(&facts, Status::Fail), Vec::<&str>::new());
     assert_eq!(not_passed(&facts, Status::Pending), ["leader-agreed"]);
     let stuck = broken(|facts| {
@@ -199,6 +207,8 @@ fn members_that_are_not_up_are_named() {
     assert_eq!(broken(|facts| view(facts, 1)["members"][2]["status"] = "WeaklyUp".into()), ["members-up"]);
     let mut facts = healthy();
     view(&mut facts, 1)["members"][2]["status"] = "Joining".into();
+    assert_eq!(not_passed(&facts, Status::Fail), ["members-up"], "nobody comes or goes");
+    has_just_started(&mut facts, 3);
     assert_eq!(not_passed(&facts, Status::Fail), Vec::<&str>::new());
     assert_eq!(not_passed(&facts, Status::Pending), ["members-up"]);
 }
@@ -215,9 +225,7 @@ fn a_pod_that_does_not_join_fails_once_it_is_old() {
     assert_eq!(broken(change), ["member-joined", "pods-are-members"]);
     let mut facts = healthy();
     change(&mut facts);
-    let Observed::Seen(pods) = &mut facts.objects.pods else { unreachable!() };
-    let status = pods[2].status.as_mut().unwrap();
-    status.start_time = serde_json::from_value(json!("2026-01-02T11:59:30Z")).unwrap();
+    has_just_started(&mut facts, 3);
     assert!(not_passed(&facts, Status::Pending).contains(&"member-joined"));
 }
 
@@ -312,15 +320,18 @@ fn sidecars_are_judged_by_their_word() {
 
 #[test]
 fn refusals_count_while_they_are_new() {
-    let refusal = |at: &str| {
-        json!([{"at": at, "direction": "inbound", "peer": "10.0.0.9:40000", "reason": "denied",
+    let refusal_of = |peer: &str, at: &str| {
+        json!([{"at": at, "direction": "inbound", "peer": peer, "reason": "denied",
             "identity": "spiffe://c/ns/evil/sa/x\u{1b}[2J", "hint": "allow it"}])
     };
+    let refusal = |at: &str| refusal_of("10.0.0.3:40000", at);
+    let stranger = refusal_of("203.0.113.9:40000", "2026-01-02T11:50:00Z");
+    assert_eq!(broken(|facts| said(facts, 1)["refusals"] = stranger), ["strangers-refused"]);
     let mut facts = healthy();
     said(&mut facts, 1)["refusals"] = refusal("2026-01-02T11:50:00Z");
     let found = run(&facts).into_iter().find(|check| check.status == Status::Fail).unwrap();
     assert_eq!(found.code, "peers-accepted");
-    assert!(found.message.contains("inbound 10.0.0.9 (spiffe://c/ns/evil/sa/x"), "{}", found.message);
+    assert!(found.message.contains("inbound 10.0.0.3 (spiffe://c/ns/evil/sa/x"), "{}", found.message);
     assert!(!found.message.contains('\u{1b}'));
     assert_eq!(broken(|facts| said(facts, 1)["refusals"] = refusal("2026-01-02T10:00:00Z")), Vec::<&str>::new());
 }

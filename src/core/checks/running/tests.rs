@@ -5,8 +5,9 @@ use time::macros::datetime;
 use super::*;
 use crate::core::checks;
 use crate::core::config::ClusterPorts;
+use crate::core::facts::Rollout;
 use crate::core::manifests::{Named, Reader};
-use crate::core::report::{CheckResult, Observed, Status};
+use crate::core::report::{CheckResult, Observed, Severity, Status};
 
 const NOW: OffsetDateTime = datetime!(2026-01-02 12:00 UTC);
 /// More than two minutes before.
@@ -35,6 +36,14 @@ fn judged(wanted: u8, pods: Vec<Pod>, events: Vec<Event>) -> Vec<CheckResult> {
 }
 
 fn judged_with(wanted: u8, pods: Vec<Pod>, events: Vec<Event>, nodes: Vec<Node>) -> Vec<CheckResult> {
+    judged_by(wanted, |facts| {
+        facts.objects.pods = Observed::Seen(pods);
+        facts.objects.events = Observed::Seen(events);
+        facts.objects.nodes = Observed::Seen(nodes);
+    })
+}
+
+fn judged_by(wanted: u8, change: impl FnOnce(&mut Facts)) -> Vec<CheckResult> {
     let manifest = format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: shop, namespace: web}}\nspec:\n  replicas: {wanted}\n  \
          selector: {{matchLabels: {{app: shop}}}}\n  template:\n    metadata: {{labels: {{app: shop}}}}\n    spec:\n      \
@@ -45,9 +54,7 @@ fn judged_with(wanted: u8, pods: Vec<Pod>, events: Vec<Event>, nodes: Vec<Node>)
     let mut facts = reader.facts(NOW, ClusterPorts::new(None, &[], &[]).unwrap());
     facts.source =
         Source::Cluster { context: "c".to_owned(), server_version: "v1.35.0".to_owned(), namespace: "web".to_owned() };
-    facts.objects.pods = Observed::Seen(pods);
-    facts.objects.events = Observed::Seen(events);
-    facts.objects.nodes = Observed::Seen(nodes);
+    change(&mut facts);
     let ours = |check: &CheckResult| check.code.starts_with("pods-");
     checks::run(&facts).into_iter().filter(ours).collect()
 }
@@ -112,10 +119,14 @@ fn a_container_that_cannot_start_fails_at_once_with_what_the_kubelet_says() {
 #[test]
 fn a_loop_is_one_whether_it_waits_or_runs_between_two_turns() {
     let end = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-02T11:58:00Z"}});
-    for state in [json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"running": {}})] {
+    let in_turns = |state| {
         let mut app = container(state);
-        app["lastState"] = end.clone();
         app["restartCount"] = json!(7);
+        app
+    };
+    for state in [json!({"waiting": {"reason": "CrashLoopBackOff"}}), json!({"running": {}})] {
+        let mut app = in_turns(state);
+        app["lastState"] = end.clone();
         let found = only(judged(1, vec![pod(LONG_AGO, running("False", LONG_AGO, app))], Vec::new()));
         assert_eq!(
             found.message,
@@ -123,6 +134,12 @@ fn a_loop_is_one_whether_it_waits_or_runs_between_two_turns() {
         );
         assert_eq!(found.next, "kubectl logs shop-7f9-a -n web -c app --previous");
     }
+    // Of an old pod that runs, the restarts of its whole life.
+    let mut well = in_turns(json!({"running": {}}));
+    well["lastState"] = end.clone();
+    well["ready"] = json!(true);
+    let found = only(judged(1, vec![pod(LONG_AGO, running("True", LONG_AGO, well))], Vec::new()));
+    assert_eq!((found.code, found.severity), ("pods-restart", Severity::Info));
     let mut once = container(json!({"running": {}}));
     once["lastState"] = end;
     once["restartCount"] = json!(1);
@@ -183,7 +200,7 @@ fn pods_that_nobody_makes_are_missed() {
     assert_eq!(found.message, format!("1 of 3 wanted pods were made; FailedCreate: {denied}"));
     assert_eq!(found.next, "kubectl get events -n web --field-selector reason=FailedCreate");
     let none = only(judged(0, Vec::new(), Vec::new()));
-    assert_eq!((none.code, none.status), ("pods-wanted", Status::Fail));
+    assert_eq!((none.code, none.status), ("pods-scaled-down", Status::Fail));
 }
 
 #[test]
@@ -208,4 +225,24 @@ fn a_node_that_is_gone_is_named() {
     let nodes = vec![serde_json::from_value(node).unwrap()];
     let found = only(judged_with(1, vec![gone], Vec::new(), nodes));
     assert!(found.message.ends_with("; its node kn1 is not ready (NodeStatusUnknown)"), "{}", found.message);
+}
+
+#[test]
+fn a_rollout_that_is_refused_or_stuck_fails_and_one_that_goes_on_is_pending() {
+    let with = |rollout: Rollout| {
+        only(judged_by(1, |facts| {
+            facts.objects.pods = Observed::Seen(vec![pod(LONG_AGO, healthy())]);
+            facts.objects.events = Observed::Seen(Vec::new());
+            let Observed::Seen(workloads) = &mut facts.objects.workloads else { unreachable!() };
+            workloads[0].rollout = Some(rollout);
+        }))
+    };
+    let going = with(Rollout::default());
+    assert_eq!((going.code, going.status), ("pods-wanted", Status::Pending));
+    let refused =
+        with(Rollout { refused: Some("FailedCreate: violates PodSecurity".to_owned()), ..Rollout::default() });
+    assert_eq!(refused.status, Status::Fail);
+    assert_eq!(refused.message, "0 of 1 pods are of the present template; FailedCreate: violates PodSecurity");
+    let stuck = with(Rollout { stalled: Some("ProgressDeadlineExceeded".to_owned()), ..Rollout::default() });
+    assert_eq!((stuck.status, &stuck.next[..]), (Status::Fail, "kubectl rollout status deployment shop -n web"));
 }

@@ -9,6 +9,9 @@ use crate::core::fallback;
 use crate::core::ports::PortSet;
 use crate::core::report::Observed;
 
+/// Networks that Consul leaves alone; whether the pods are among them, nobody can tell from here.
+const CONSUL_CIDRS: &str = "consul.hashicorp.com/transparent-proxy-exclude-outbound-cidrs";
+
 /// A mesh that captures by a sidecar, or on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core::checks) enum MeshKind {
@@ -144,9 +147,26 @@ impl Mesh {
         None
     }
 
+    /// Whether the pod has a proxy that captures nothing by itself.
+    fn captures_nothing(&self, annotations: &Texts) -> bool {
+        let says = |key: &str, value: &str| annotations.get(key).is_some_and(|found| found == value);
+        let config = annotations.get("proxy.istio.io/config");
+        match self.kind {
+            MeshKind::Istio => {
+                says("sidecar.istio.io/interceptionMode", "NONE")
+                    || config.is_some_and(|config| config.contains("interceptionMode: NONE"))
+            }
+            MeshKind::Consul => says("consul.hashicorp.com/transparent-proxy", "false"),
+            _ => false,
+        }
+    }
+
     /// Whether the mesh leaves this outgoing port alone.
     pub(in crate::core::checks) fn leaves_outbound(&self, annotations: &Texts, port: u16) -> bool {
         let istio = |key: &str| annotations.get(&format!("traffic.sidecar.istio.io/{key}"));
+        if self.captures_nothing(annotations) || annotations.contains_key(CONSUL_CIDRS) {
+            return true;
+        }
         let key = self.kind.exclusions().0;
         let listed = holds(annotations.get(key).or(self.inherited.get(key)), port);
         if self.kind != MeshKind::Istio {
@@ -154,17 +174,19 @@ impl Mesh {
         }
         let captures = istio("includeOutboundIPRanges").is_none_or(|ranges| ranges.trim() == "*");
         let nothing = istio("includeOutboundIPRanges").is_some_and(|ranges| ranges.trim().is_empty());
-        let everything_out = istio("excludeOutboundIPRanges")
-            .is_some_and(|ranges| ranges.split(',').any(|r| r.trim() == "0.0.0.0/0" || r.trim() == "*"));
+        let some_out = istio("excludeOutboundIPRanges").is_some_and(|ranges| !ranges.trim().is_empty());
         // Some ranges alone are captured: whether the pods are among them, nobody can tell from here.
         listed
             || nothing
-            || everything_out
+            || some_out
             || (!captures && !istio("includeOutboundPorts").is_some_and(|list| holds(Some(list), port)))
     }
 
     /// Whether the mesh leaves this arriving port alone.
     pub(in crate::core::checks) fn leaves_inbound(&self, annotations: &Texts, port: u16) -> bool {
+        if self.captures_nothing(annotations) {
+            return true;
+        }
         let key = self.kind.exclusions().1;
         let listed = holds(annotations.get(key).or(self.inherited.get(key)), port);
         if self.kind != MeshKind::Istio {
