@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use crate::cluster::ask::ask;
 use crate::cluster::client::Cluster;
 use crate::cluster::config_maps;
+use crate::cluster::custom::certificates;
 use crate::cluster::lists::{config_map_names, get, list, observed};
 use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
@@ -214,11 +215,12 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
         list(&policies, None),
         list(&budgets, None),
         list(&events, Some("type=Warning")),
-        config_map_names(&config_maps)
+        config_map_names(&config_maps),
+        certificates(cluster)
     );
     let (namespace, workloads, pods, services, accounts, roles, bindings, cluster_bindings) =
         (listed.0, listed.1, listed.2, listed.3, listed.4, listed.5, listed.6, listed.7);
-    let (policies, budgets, events, config_maps) = (listed.8, listed.9, listed.10, listed.11);
+    let (policies, budgets, events, config_maps, certificates) = (listed.8, listed.9, listed.10, listed.11, listed.12);
     let bare_pods: Vec<Workload> = pods.iter().flatten().filter_map(Workload::bare).collect();
     let with_bare = match workloads.found {
         Observed::Seen(mut found) => {
@@ -245,8 +247,7 @@ async fn objects(cluster: &Cluster, now: OffsetDateTime) -> Objects {
         role_bindings: observed(bindings),
         cluster_roles: Observed::Seen(Vec::new()),
         cluster_role_bindings: observed(cluster_bindings.map(here)),
-        // The sidecars tell of theirs; of the others' nobody needs the right to read.
-        certificates: Observed::Unavailable("they are asked of the sidecars".to_owned()),
+        certificates: observed(certificates),
         network_policies: observed(policies),
         disruption_budgets: observed(budgets),
         namespaces: observed(namespace.map(|namespace| namespace.into_iter().collect())),

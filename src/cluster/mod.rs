@@ -4,13 +4,13 @@
 //! Secret, and what it may not read it names instead. [`announce`] alone writes, and only of its own pod.
 
 pub mod addresses;
-mod akka_clusters;
 pub mod announce;
 pub mod ask;
 mod bounds;
 pub mod client;
 mod config_maps;
 mod credential;
+mod custom;
 pub mod gather;
 mod lists;
 mod pods;

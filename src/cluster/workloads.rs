@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
-use crate::cluster::akka_clusters::akka_clusters;
 use crate::cluster::client::Cluster;
+use crate::cluster::custom::akka_clusters;
 use crate::cluster::lists::list;
 use crate::core::facts::{Rollout, Workload};
 use crate::core::report::Observed;

@@ -252,7 +252,11 @@ fn config_map(objects: &mut Objects, value: &Value) -> Result<(), String> {
 }
 
 /// With what cert-manager does where nothing is said: RSA, and for any usage.
-fn certificate(value: &Value) -> Result<RequestedCertificate, String> {
+/// A Certificate of cert-manager's.
+///
+/// # Errors
+/// Why it is none.
+pub fn certificate(value: &Value) -> Result<RequestedCertificate, String> {
     let metadata = metadata(value)?;
     let spec = value.get("spec").and_then(Value::as_object).ok_or("it has no spec")?;
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);

@@ -26,7 +26,7 @@ REFUSED = {
 }
 
 # A cluster has no budget where there is none; manifests that name none may have one elsewhere. Pods are of a cluster alone.
-ONLY_LIVE = {"disruption-budget", "pods-wanted", "pods-running", "pods-ready", "pods-restart"}
+ONLY_LIVE = {"disruption-budget", "agent-everywhere", "pods-wanted", "pods-running", "pods-ready", "pods-restart"}
 
 
 def run(*command, given=None):
@@ -35,7 +35,7 @@ def run(*command, given=None):
 
 def in_namespace(text, namespace):
     """The manifest with its own namespaces renamed to this one, consistently."""
-    text = re.sub(r"\b(shop|orders|pricing)\b", namespace, text)
+    text = re.sub(r"\b(shop|orders|pricing|cart)\b", namespace, text)
     text = text.replace("serviceaccount:default:default", f"serviceaccount:{namespace}:default")
     return text.replace("metadata: {name: default, labels: {istio", f"metadata: {{name: {namespace}, labels: {{istio")
 

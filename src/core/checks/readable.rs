@@ -56,6 +56,7 @@ fn unavailable(facts: &Facts) -> Vec<&str> {
         reason(&objects.nodes),
         reason(&objects.events),
         reason(&objects.config_maps),
+        reason(&objects.certificates),
     ];
     let unlisted = objects.unlisted.iter().map(String::as_str);
     lists.into_iter().flatten().chain(unlisted).chain(facts.access.values().filter_map(reason)).collect()
