@@ -28,12 +28,14 @@ pub use check::{
     CheckArgs, CheckClusterArgs, CheckCommand, CheckExplainArgs, CheckFilesArgs, CheckPodArgs, CheckPreArgs, FailOn,
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
+pub use cni::{CniArgs, CniCommand, CniHostArgs, CniInstallArgs, CniRepair};
 pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
 pub use render::{ManifestArgs, RenderAnnotationsArgs, RenderArgs, RenderCommand, RenderTlsArgs, SettingsFormat};
 pub use source::SourceArgs;
 
 mod certs;
 mod check;
+mod cni;
 mod inject;
 mod render;
 mod source;
@@ -94,6 +96,8 @@ pub enum Command {
     Webhook(Box<WebhookArgs>),
     /// Certificates: a development authority, what one says, whether one would do
     Certs(CertsArgs),
+    /// As a container runtime calls it, the CNI plugin that makes pods' rules; with a command, what installs it on a node
+    Cni(CniArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write man pages to a directory

@@ -9,12 +9,13 @@
 //! kube, namespace, sidecar, files, manifests → Facts │ checks → Report → text, short, JSON, JUnit
 //! ```
 //!
-//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`netfilter`], [`proxy`], [`sources`], [`tls`], [`sandbox`],
+//! `main` → [`cli`], [`commands`] → {[`demo`], [`cluster`], [`cni`], [`netfilter`], [`proxy`], [`sources`], [`tls`], [`sandbox`],
 //! [`webhook`]} → [`core`]. Nothing imports
 //! `commands`; `core` decides and does nothing else.
 
 pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod commands;
 pub mod core;
 pub mod demo;

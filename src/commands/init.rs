@@ -14,7 +14,7 @@ use crate::core::render::iptables::{Holding, script};
 use crate::core::render::nft;
 use crate::core::ruleset::{Chain, Family};
 use crate::core::xtables::CHAIN_PREFIX;
-use crate::netfilter::backend::{self, BackendError, Rejected, Snapshot, Standing};
+use crate::netfilter::backend::{self as backends, BackendError, Rejected, Snapshot, Standing};
 use crate::netfilter::iptables::IptablesError;
 use crate::netfilter::lock::NamespaceLock;
 use crate::netfilter::proof::{self, Proof, ProofError};
@@ -24,17 +24,32 @@ use crate::netfilter::{self, Applied, NetfilterError, namespace};
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
-    let mut plan = plan(args).map_err(Failure::usage)?;
+    let plan = plan(args).map_err(Failure::usage)?;
     if args.dry_run {
         print(&rendered(&plan, args.backend))?;
         return Ok(Outcome::Done);
     }
     refuse_host_network(args)?;
-    // A second run would take the first one's proof for what a killed run left.
-    let _lock = NamespaceLock::acquire(LOCK_LIMIT).map_err(Failure::environment)?;
+    let lock = lock()?;
     if args.cleanup {
         return cleanup(args);
     }
+    print(&program(plan, args.backend, args.no_verify, &lock)?)?;
+    Ok(Outcome::Done)
+}
+
+/// A second run would take the first one's proof for what a killed run left.
+pub(super) fn lock() -> Result<NamespaceLock, Failure> {
+    NamespaceLock::acquire(LOCK_LIMIT).map_err(Failure::environment)
+}
+
+/// Makes the rules of this network namespace, proves them, and says what was done; or changes nothing.
+pub(super) fn program(
+    mut plan: RedirectPlan,
+    backend: BackendChoice,
+    no_verify: bool,
+    _lock: &NamespaceLock,
+) -> Result<String, Failure> {
     if !namespace::loopback_is_up() {
         return Err(Failure::environment(anyhow!(
             "the interface lo of this network namespace is down, and redirected connections end on it; nothing was \
@@ -45,16 +60,15 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
     proof::remove_leftovers().map_err(from_proof)?;
     add_mesh_uids(&mut plan)?;
     let before = Snapshot::take().map_err(|error| from_backend(error.into()))?;
-    let (standing, rejected) = backend::apply_by(args.backend, &plan).map_err(from_backend)?;
-    let choice = name_choice(args.backend, &standing, &rejected);
+    let (standing, rejected) = backends::apply_by(backend, &plan).map_err(from_backend)?;
+    let choice = name_choice(backend, &standing, &rejected);
     let proofs = before
         .remove_others(&standing)
         .map_err(anyhow::Error::from)
-        .and_then(|()| verify(args, &plan, &standing))
+        .and_then(|()| if no_verify { Ok(Vec::new()) } else { Ok(proof::prove(&plan, &standing)?) })
         .map_err(|failure| roll_back(&before, &standing, failure))?;
     warn_of_interceptors()?;
-    print(&(choice + &report(&plan, &standing, &proofs)))?;
-    Ok(Outcome::Done)
+    Ok(choice + &report(&plan, &standing, &proofs))
 }
 
 /// What the proof cannot meet.
@@ -125,7 +139,7 @@ fn refuse_host_network(args: &InitArgs) -> Result<(), Failure> {
 fn cleanup(args: &InitArgs) -> Result<Outcome, Failure> {
     let leftovers = proof::remove_leftovers();
     warn_of_live_connections(&[args.agent.outbound_port, args.agent.inbound_port]);
-    let removal = backend::remove_all();
+    let removal = backends::remove_all();
     let done = if removal.removed.is_empty() { "nothing".to_owned() } else { removal.removed.join(", ") };
     let of_proof =
         leftovers.err().map(|error| ("what a killed run left of its proof".to_owned(), backend_error(error)));
@@ -207,13 +221,6 @@ fn name_substitutes(applied: &Applied) {
     if applied.substitutes.drop_for_reject {
         warn!("this kernel has no nft expression reject (module nft_reject_inet): refused connections time out");
     }
-}
-
-fn verify(args: &InitArgs, plan: &RedirectPlan, standing: &Standing) -> Result<Vec<Proof>, anyhow::Error> {
-    if args.no_verify {
-        return Ok(Vec::new());
-    }
-    proof::prove(plan, standing).map_err(anyhow::Error::from)
 }
 
 fn roll_back(before: &Snapshot, standing: &Standing, failure: anyhow::Error) -> Failure {

@@ -5,6 +5,7 @@
 mod certs;
 mod check;
 mod cluster;
+mod cni;
 mod demo;
 mod explain;
 #[cfg(feature = "fuzzing")]
@@ -146,6 +147,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Render(args) => render::run(&args),
         Command::Webhook(args) => webhook::run(&args),
         Command::Certs(args) => certs::run(&args),
+        Command::Cni(args) => cni::run(args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::Demo(args) => demo::run(&args),

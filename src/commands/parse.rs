@@ -18,6 +18,7 @@ use crate::cli::Cli;
 /// # Errors
 /// clap's, for arguments, environment and file alike; `--help` and `--version` are errors of clap's too.
 pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
+    let args = as_cni_plugin(args);
     let command = Cli::command();
     let command = if is_plugin(&args) { command.bin_name("kubectl bypass") } else { command };
     let command = match config_path(&command, &args) {
@@ -31,6 +32,15 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
 fn is_plugin(args: &[OsString]) -> bool {
     let name = args.first().and_then(|program| Path::new(program).file_stem());
     name.is_some_and(|name| name == "kubectl-bypass")
+}
+
+/// A container runtime calls the plugin by its name and without arguments.
+fn as_cni_plugin(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().and_then(|program| Path::new(program).file_name());
+    if args.len() == 1 && name.is_some_and(|name| name == crate::core::cni::TYPE) {
+        args.push("cni".into());
+    }
+    args
 }
 
 fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {

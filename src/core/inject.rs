@@ -127,7 +127,7 @@ pub enum Refused {
 }
 
 /// All annotations that the pod template may have.
-pub const ANNOTATIONS: [&str; 14] = [
+pub const ANNOTATIONS: [&str; 15] = [
     "bypassctl.io/inject",
     "bypassctl.io/injected",
     "bypassctl.io/image",
@@ -142,6 +142,7 @@ pub const ANNOTATIONS: [&str; 14] = [
     "bypassctl.io/backend",
     "bypassctl.io/events",
     "bypassctl.io/readiness-gate",
+    "bypassctl.io/rules",
 ];
 
 /// What is added to one pod.
@@ -189,6 +190,7 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
     let annotations = template["metadata"]["annotations"].as_object();
     let annotations = annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(PREFIX));
     let mut options = options.clone();
+    let mut makes_rules = true;
     let mut preset = None;
     let (mut remoting, mut management) = (None, None);
     for (key, value) in annotations {
@@ -213,6 +215,9 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
             "events" => options.events = yes_or_no(value).map_err(bad)?,
             "readiness-gate" => options.readiness_gate = yes_or_no(value).map_err(bad)?,
             "backend" => options.backend = choice(value).map_err(bad)?,
+            // By the node's CNI plugin: core::cni::choice.
+            "rules" if value == "capture" => makes_rules = false,
+            "rules" => return Err(bad("a pod with a sidecar can have capture alone".to_owned())),
             "image" | "tls-secret" => return Err(bad("it is empty".to_owned())),
             _ => return Err(Refused::UnknownAnnotation { name: key.clone() }),
         }
@@ -232,7 +237,11 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
     }
     refuse(kind, template, &options)?;
     check_options(&options)?;
-    Ok(Some(containers::injection(name, template, &options)))
+    let mut injection = containers::injection(name, template, &options);
+    if !makes_rules {
+        injection.init_containers.retain(|container| container["name"] != INIT);
+    }
+    Ok(Some(injection))
 }
 
 /// Whether a sidecar would start with these.

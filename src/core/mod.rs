@@ -8,6 +8,7 @@ pub(crate) mod asked;
 pub mod backend;
 pub mod breaker;
 pub mod checks;
+pub mod cni;
 pub mod collector;
 pub mod config;
 pub(crate) mod crowd;

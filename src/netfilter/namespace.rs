@@ -1,9 +1,11 @@
 //! Whose network namespace this is: a pod's, or the node's.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::net::if_::InterfaceFlags;
+use rtnetlink::LinkUnspec;
 
 use crate::core::ruleset::Family;
 
@@ -41,6 +43,19 @@ pub fn is_host(pod_ip: Option<IpAddr>, host_ip: Option<IpAddr>) -> Option<String
 pub fn loopback_is_up() -> bool {
     nix::ifaddrs::getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|interface| interface.flags.contains(InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_UP))
+    })
+}
+
+/// Brings loopback up. Runtimes do, but some of them at the same time as they call plugins.
+///
+/// # Errors
+/// Those of netlink.
+pub fn raise_loopback() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.map_err(io::Error::other)
     })
 }
 

@@ -8,6 +8,8 @@ mod support;
 
 mod backends;
 mod bad_input;
+mod cni;
+mod cni_install;
 mod confined;
 mod dead_peer;
 mod drift;

@@ -9,7 +9,7 @@ use crate::support::setup::{Cells, Order, Setup, check_all};
 
 /// What of ours is in the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ours {
+pub(crate) enum Ours {
     Absent,
     Capture,
     Bypass,
@@ -47,10 +47,15 @@ fn fill(setup: Setup, ours: Ours, cells: &mut Cells) {
         Ours::Capture => setup.build(&["--mode", "capture"]),
         Ours::Bypass => setup.build(&["--mode", "bypass"]),
     };
-    let _listeners = [app(&pod), agent(&pod), mesh_proxy(&pod, setup.mesh), peer(&other, &[])];
+    look(setup, ours, &pod, &other, cells);
+}
+
+/// Who gets which connection of a pod whose rules stand, and of its peer.
+pub(crate) fn look(setup: Setup, ours: Ours, pod: &Pod, other: &Pod, cells: &mut Cells) {
+    let _listeners = [app(pod), agent(pod), mesh_proxy(pod, setup.mesh), peer(other, &[])];
     for family in Family::BOTH {
         for port in APP_PORTS {
-            for (direction, from, to) in [(Direction::Out, &pod, &other), (Direction::In, &other, &pod)] {
+            for (direction, from, to) in [(Direction::Out, pod, other), (Direction::In, other, pod)] {
                 let to = to.at(family, port);
                 let expected = Answer::from(expected(ours, setup.mesh.is_some(), direction, port), to);
                 let cell = format!("{setup} {ours:?} {direction:?} {} {port}", family.name());

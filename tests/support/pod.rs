@@ -79,6 +79,11 @@ impl Pod {
         (pod, peer)
     }
 
+    /// Its network namespace as a file, as a container runtime names it.
+    pub(crate) fn netns_path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.netns.file().as_raw_fd())
+    }
+
     /// The families that `eth0` has an address of.
     pub(crate) fn families(&self) -> &[Family] {
         &self.families

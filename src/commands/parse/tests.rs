@@ -32,7 +32,7 @@ fn every_long_option_is_an_environment_variable_of_the_same_name() {
             let env = arg.get_env().unwrap_or_else(|| panic!("--{long} has no environment variable"));
             let expected = match long {
                 // The names that manifests give to what the downward API says.
-                "pod-ip" | "host-ip" | "pod-name" | "pod-namespace" | "pod-uid" => {
+                "pod-ip" | "host-ip" | "pod-name" | "pod-namespace" | "pod-uid" | "node-name" => {
                     long.to_uppercase().replace('-', "_")
                 }
                 _ => format!("BYPASSCTL_{}", long.to_uppercase().replace('-', "_")),

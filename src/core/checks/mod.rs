@@ -9,7 +9,9 @@ use crate::core::report::{CheckResult, Observed, Severity, Status};
 pub(in crate::core) use mesh::asks_for_legacy_probes;
 pub(in crate::core) use secrets::{has_secret, is_secret, takes_secret};
 use subject::Subject;
-pub(in crate::core) use subject::{AGENT_OPTIONS, hocon, is_agent, is_jvm_options, is_read, set_by_variable};
+pub(in crate::core) use subject::{
+    AGENT_OPTIONS, Agent, AgentContainer, hocon, is_agent, is_jvm_options, is_read, set_by_variable,
+};
 
 mod agent;
 pub mod catalog;

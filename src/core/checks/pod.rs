@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use time::{Duration, OffsetDateTime};
 
 use crate::core::checks::Check;
-use crate::core::config::{AgentPorts, ClusterPorts};
+use crate::core::config::{AgentPorts, ClusterPorts, RedirectMode};
 use crate::core::plan::{OUTPUT_CHAIN, PREROUTING_CHAIN, TABLE};
 use crate::core::ports::PortSet;
 use crate::core::report::{CheckResult, Observed, Severity};
@@ -118,30 +118,7 @@ fn rules_fit_ports(facts: &PodFacts) -> CheckResult {
         Observed::Seen(None) => return check.skip("there are no rules to judge", "see rules-present"),
         Observed::Unavailable(reason) => return check.skip(reason, "run it where NET_ADMIN is"),
     };
-    let mut wrong = Vec::new();
-    for port in facts.cluster.remoting.iter() {
-        for (chain, hook, agent_port) in [
-            (OUTPUT_CHAIN, Hook::Output, facts.agent_ports.outbound),
-            (PREROUTING_CHAIN, Hook::Prerouting, facts.agent_ports.inbound),
-        ] {
-            match first_match(ruleset, chain, hook, &syn_to(port, hook)).map(|rule| &rule.action) {
-                Some(Action::Redirect(to)) if *to == agent_port => {}
-                Some(Action::Redirect(to)) => {
-                    wrong.push(format!("{chain} sends remoting {port} to {to}, not {agent_port}"))
-                }
-                Some(Action::NullBinding(_)) => wrong.push(format!("{chain} sends remoting {port} past the agent")),
-                _ => wrong.push(format!("{chain} says nothing of remoting {port}")),
-            }
-        }
-    }
-    for port in facts.cluster.management.iter() {
-        for (chain, hook) in [(OUTPUT_CHAIN, Hook::Output), (PREROUTING_CHAIN, Hook::Prerouting)] {
-            let action = first_match(ruleset, chain, hook, &syn_to(port, hook)).map(|rule| &rule.action);
-            if !matches!(action, Some(Action::NullBinding(_))) {
-                wrong.push(format!("{chain} does not let management {port} go straight"));
-            }
-        }
-    }
+    let wrong = unfit(ruleset, &facts.cluster, facts.agent_ports, RedirectMode::Capture);
     if wrong.is_empty() {
         let ClusterPorts { remoting, management } = &facts.cluster;
         return check.pass(format!("remoting {remoting} goes to the agent, management {management} goes straight"));
@@ -152,6 +129,40 @@ fn rules_fit_ports(facts: &PodFacts) -> CheckResult {
          ports as init had them (a pod in bypass mode has no agent: remoting past it is what it was told)",
         "bypassctl init --dry-run",
     )
+}
+
+/// What a table of ours does not do that it has to, for these ports.
+#[must_use]
+pub fn unfit(ruleset: &Ruleset, cluster: &ClusterPorts, agent: AgentPorts, mode: RedirectMode) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for port in cluster.remoting.iter() {
+        for (chain, hook, agent_port) in
+            [(OUTPUT_CHAIN, Hook::Output, agent.outbound), (PREROUTING_CHAIN, Hook::Prerouting, agent.inbound)]
+        {
+            let capture = mode == RedirectMode::Capture;
+            match first_match(ruleset, chain, hook, &syn_to(port, hook)).map(|rule| &rule.action) {
+                Some(Action::Redirect(to)) if capture && *to == agent_port => {}
+                Some(Action::NullBinding(_)) if !capture => {}
+                Some(Action::Redirect(to)) if !capture => {
+                    wrong.push(format!("{chain} sends remoting {port} to {to}, not straight"));
+                }
+                Some(Action::Redirect(to)) => {
+                    wrong.push(format!("{chain} sends remoting {port} to {to}, not {agent_port}"));
+                }
+                Some(Action::NullBinding(_)) => wrong.push(format!("{chain} sends remoting {port} past the agent")),
+                _ => wrong.push(format!("{chain} says nothing of remoting {port}")),
+            }
+        }
+    }
+    for port in cluster.management.iter() {
+        for (chain, hook) in [(OUTPUT_CHAIN, Hook::Output), (PREROUTING_CHAIN, Hook::Prerouting)] {
+            let action = first_match(ruleset, chain, hook, &syn_to(port, hook)).map(|rule| &rule.action);
+            if !matches!(action, Some(Action::NullBinding(_))) {
+                wrong.push(format!("{chain} does not let management {port} go straight"));
+            }
+        }
+    }
+    wrong
 }
 
 /// A new connection of some process to some other pod, or from one.

@@ -10,7 +10,7 @@ use crate::core::facts::{Facts, Source, Workload};
 use crate::core::report::Observed;
 
 pub(in crate::core) use agent::AGENT_OPTIONS;
-pub(super) use agent::{Agent, AgentContainer};
+pub(in crate::core) use agent::{Agent, AgentContainer};
 pub(super) use mesh::{Mesh, MeshKind, holds, namespace_of, ports as mesh_ports};
 pub(super) use settings::{Setting, Settings};
 pub(in crate::core) use settings::{is_jvm_options, is_read, set_by_variable};

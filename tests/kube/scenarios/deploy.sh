@@ -3,6 +3,7 @@
 
 chart=$repository/deploy/chart/bypassctl
 everything=(--set podMonitor.enabled=true --set prometheusRule.enabled=true --set dashboard.enabled=true
+  --set cni.enabled=true --set cni.repairPods=evict
   --set openshift.enabled=true --set 'openshift.namespaces={shop}' --set networkPolicy.enabled=true)
 
 # The chart passes Helm's own look, and what it renders in every mode is taken by the API, field by field.
@@ -27,7 +28,7 @@ scenario_the_chart_refuses_values_that_mean_nothing() {
   need_helm || return
   local setting said
   for setting in inject.mode=loose webhook.failurePolicy=Maybe webhook.replicas=0 image.tagg=1 tls.mode=secret \
-    image.digest=sha256:12 'inject.allow={everybody}' webhook.timeoutSeconds=31 webhook.namespaceSelector=null; do
+    image.digest=sha256:12 'inject.allow={everybody}' cni.repairPods=all cni.binDir=bin webhook.timeoutSeconds=31 webhook.namespaceSelector=null; do
     said=$(helm template x "$chart" --set "$setting" 2>&1) && fail "taken: $setting" && return 1
     [[ $said == *schema* ]] || fail "$setting is refused otherwise: $said" || return
   done
@@ -52,7 +53,40 @@ scenario_the_webhook_has_the_least_rights() {
   ! grep -q 'kind: ClusterRole\|kind: Role' "$scratch/none.yaml" || fail "with cert-manager it has rights"
 }
 
-# can VERB RESOURCE[/NAME] – as the webhook's account.
+# What installs the CNI plugin may get and list pods, and evict them only if that is wanted; the component for Kustomize is taken, too.
+scenario_the_cni_plugin_has_the_least_rights() {
+  fresh_namespace || return
+  need_helm || return
+  local account=system:serviceaccount:$namespace:x-bypassctl-cni right kind
+  for kind in report evict; do
+    render "$scratch/rights.yaml" --set cni.enabled=true --set cni.repairPods=$kind --set tls.mode=secret \
+      --set tls.secretName=own --set tls.caBundle=Zm9v &&
+      kubectl apply --filename "$scratch/rights.yaml" >/dev/null || fail "not applied" || return
+    wait_until 10 can list pods || fail "it may not list pods" || return
+    can get pods || fail "it may not get pods" || return
+    for right in 'watch pods' 'delete pods' 'update pods' 'create pods' 'get secrets' 'list secrets'; do
+      # shellcheck disable=SC2086  # verb and resource
+      ! can $right || fail "it may $right" || return
+    done
+    if [[ $kind == report ]]; then
+      ! may_evict || fail "it may evict unasked" || return
+    else
+      wait_until 10 may_evict || fail "it may not evict" || return
+    fi
+  done
+  kubectl delete --filename "$scratch/rights.yaml" --wait=false >/dev/null
+  kubectl kustomize "$repository/deploy/kustomize/cni" >"$scratch/kustomized.yaml" || fail "no kustomization" || return
+  # The namespace that it makes is not there yet.
+  sed "s/namespace: bypassctl-cni/namespace: $namespace/" "$scratch/kustomized.yaml" >"$scratch/here.yaml"
+  strictly "$scratch/here.yaml" || fail "Kustomize's is refused" || return
+  grep -q 'pod-security.kubernetes.io/enforce: privileged' "$scratch/kustomized.yaml" || fail "its namespace is not privileged"
+}
+
+may_evict() {
+  kubectl auth can-i create pods --subresource eviction --as "$account" --quiet
+}
+
+# can VERB RESOURCE[/NAME] – as the account.
 can() {
   kubectl auth can-i "$1" "$2" --as "$account" --quiet
 }

@@ -15,6 +15,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{- define "bypassctl.cniSelector" -}}
+app.kubernetes.io/name: bypassctl
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: cni
+{{- end }}
+
+{{- define "bypassctl.cniLabels" -}}
+{{ include "bypassctl.cniSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
 {{- define "bypassctl.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

@@ -31,22 +31,22 @@ pub(in crate::core) const AGENT_OPTIONS: [&str; 18] = [
 
 /// Init container and sidecar.
 #[derive(Debug, Default)]
-pub(in crate::core::checks) struct Agent<'a> {
-    pub(in crate::core::checks) init: Option<AgentContainer<'a>>,
-    pub(in crate::core::checks) proxy: Option<AgentContainer<'a>>,
+pub(in crate::core) struct Agent<'a> {
+    pub(in crate::core) init: Option<AgentContainer<'a>>,
+    pub(in crate::core) proxy: Option<AgentContainer<'a>>,
 }
 
 /// One of the two.
 #[derive(Debug)]
-pub(in crate::core::checks) struct AgentContainer<'a> {
-    pub(in crate::core::checks) container: &'a Container,
+pub(in crate::core) struct AgentContainer<'a> {
+    pub(in crate::core) container: &'a Container,
     /// Where it stands among the init containers; `None` where it is a plain container.
-    pub(in crate::core::checks) at: Option<usize>,
+    pub(in crate::core) at: Option<usize>,
     options: BTreeMap<String, String>,
 }
 
 impl<'a> Agent<'a> {
-    pub(super) fn of(pod: &'a PodSpec) -> Self {
+    pub(in crate::core) fn of(pod: &'a PodSpec) -> Self {
         let mut agent = Self::default();
         let init = pod.init_containers.iter().flatten().enumerate().map(|(at, container)| (Some(at), container));
         for (at, container) in init.chain(pod.containers.iter().map(|container| (None, container))) {
@@ -61,11 +61,11 @@ impl<'a> Agent<'a> {
         agent
     }
 
-    pub(in crate::core::checks) fn is_there(&self) -> bool {
+    pub(in crate::core) fn is_there(&self) -> bool {
         self.init.is_some() || self.proxy.is_some()
     }
 
-    pub(in crate::core::checks) fn containers(&self) -> impl Iterator<Item = &AgentContainer<'a>> {
+    pub(in crate::core) fn containers(&self) -> impl Iterator<Item = &AgentContainer<'a>> {
         self.init.iter().chain(&self.proxy)
     }
 }
@@ -107,13 +107,13 @@ impl AgentContainer<'_> {
     }
 
     /// An option by its long name, from arguments or environment.
-    pub(in crate::core::checks) fn option(&self, name: &str) -> Option<&str> {
+    pub(in crate::core) fn option(&self, name: &str) -> Option<&str> {
         debug_assert!(AGENT_OPTIONS.contains(&name), "--{name} is not in the list of what is read");
         self.options.get(name).map(String::as_str)
     }
 
     /// Whether it has a configuration file, which a manifest does not show.
-    pub(in crate::core::checks) fn has_file(&self) -> bool {
+    pub(in crate::core) fn has_file(&self) -> bool {
         self.option("config").is_some()
     }
 
@@ -125,11 +125,11 @@ impl AgentContainer<'_> {
         }
     }
 
-    pub(in crate::core::checks) fn remoting(&self) -> PortSet {
+    pub(in crate::core) fn remoting(&self) -> PortSet {
         self.ports("remoting-port").unwrap_or_else(|| PortSet::single(self.preset().0))
     }
 
-    pub(in crate::core::checks) fn management(&self) -> PortSet {
+    pub(in crate::core) fn management(&self) -> PortSet {
         self.ports("management-port").unwrap_or_else(|| PortSet::single(self.preset().1))
     }
 
@@ -138,7 +138,7 @@ impl AgentContainer<'_> {
     }
 
     /// Outbound, inbound and admin.
-    pub(in crate::core::checks) fn own_ports(&self) -> [u16; 3] {
+    pub(in crate::core) fn own_ports(&self) -> [u16; 3] {
         let port = |name, default| self.option(name).and_then(|port| port.parse().ok()).unwrap_or(default);
         [
             port("outbound-port", DEFAULT_OUTBOUND_PORT),
@@ -148,12 +148,12 @@ impl AgentContainer<'_> {
     }
 
     /// The uid that the rules exempt.
-    pub(in crate::core::checks) fn agent_uid(&self) -> i64 {
+    pub(in crate::core) fn agent_uid(&self) -> i64 {
         self.option("agent-uid").and_then(|uid| uid.parse().ok()).unwrap_or_else(|| i64::from(DEFAULT_AGENT_UID))
     }
 
     /// Whether the rules only let past, so that no sidecar is needed.
-    pub(in crate::core::checks) fn only_bypasses(&self) -> bool {
+    pub(in crate::core) fn only_bypasses(&self) -> bool {
         self.option("mode") == Some("bypass")
     }
 }
