@@ -15,8 +15,8 @@ oom_score = 0
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "$home/cni"
+    bin_dir = "/run/cni/bin"
+    conf_dir = "/run/cni/net.d"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -26,7 +26,7 @@ END
 
 # A bridge for the node's pods; it enforces no NetworkPolicy.
 write_network_config() {
-  cat >"$home/cni/10-bridge.conflist" <<END
+  cat >/run/cni/net.d/10-bridge.conflist <<END
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": 1400,
    "ipam": {"type": "host-local", "dataDir": "$home/ipam", "ranges": [[{"subnet": "10.244.$node.0/24"}]],

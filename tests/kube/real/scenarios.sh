@@ -236,3 +236,77 @@ hooks_are_ready() {
 is_refused() {
   ! kubectl run late --image bypassctl.test/tools:1 --dry-run=server 2>/dev/null
 }
+
+# The chart with its DaemonSet on real nodes: containerd calls the plugin for each pod. In a restricted namespace a Deployment that
+# knows nothing of us gets a sidecar without any capability from the webhook, its rules from the node before any container
+# starts, and forms a cluster over mTLS. Rules that are lost are made again where that is wanted; removed, the DaemonSet leaves
+# the nodes as they were, and pods start as before.
+scenario_a_cni_plugin_makes_rules_for_a_restricted_namespace() {
+  local at hooks pod
+  need_helm && fresh_namespace || return
+  hooks=$namespace
+  render "$scratch/chart.yaml" --set image.repository="${image%:*}" --set-string image.tag="${image##*:}" --set image.pullPolicy=Never \
+    --set inject.imagePullPolicy=Never --set inject.preset=pekko --set cni.enabled=true --set cni.repairPods=rules \
+    --set cni.binDir=/run/cni/bin --set cni.confDir=/run/cni/net.d || fail "the chart is not rendered" || return
+  at=$(now_ms)
+  kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
+  wait_until 60 plugin_is_on 2 || fail "the plugin is not installed: $(kubectl get pods; kubectl logs daemonset/x-bypassctl-cni | tail -n 5)" || return
+  detail "installed=$(seconds_since "$at")s"
+  wait_until 60 hooks_are_ready 2 || fail "the webhook does not start: $(kubectl get events | tail -n 5)" || return
+  fresh_namespace || return
+  kubectl label namespace "$namespace" bypassctl.io/inject=enabled pod-security.kubernetes.io/enforce=restricted >/dev/null
+  create_certificate || fail "no certificate" || return
+  capture
+  at=$(now_ms)
+  sample no-mesh '' bypassctl.io/rules=capture | kubectl apply --filename - || return
+  wait_until 120 ready_pods 3 || fail "the pods do not become ready: $(kubectl get pods; kubectl get events | tail -n 5)" || return
+  wait_until 20 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "formed=$(seconds_since "$at")s"
+  [[ $(kubectl get pods --output 'jsonpath={.items[*].spec.initContainers[*].name}') == 'bypassctl bypassctl bypassctl' ]] ||
+    fail "there is more than a sidecar" || return
+  [[ -z $(kubectl get pods --output 'jsonpath={.items[*].spec.initContainers[*].securityContext.capabilities.add}') ]] ||
+    fail "the sidecar has capabilities" || return
+  [[ $(path_of_peers) == *mtls* ]] || fail "no path is mTLS: $(path_of_peers)" || return
+  no_plaintext || fail "remoting crossed the bridge in plaintext, or not at all" || return
+
+  # With the last nat rules of a pod its connections end, and what its app dials until they are back is plaintext, which peers refuse.
+  pod=$(pods | head -n 1)
+  within_pod "$pod" nft delete table inet bypassctl || fail "there are no rules to take away" || return
+  at=$(now_ms)
+  wait_until 45 has_rules "$pod" || fail "its rules are not made again" || return
+  detail "repaired=$(seconds_since "$at")s"
+  wait_until 30 is_pod_ready "$pod" || fail "it is not ready with them" || return
+  wait_until 30 members_are 3 || fail "a member was lost" || return
+
+  kubectl delete --filename "$scratch/chart.yaml" --ignore-not-found >/dev/null
+  wait_until 30 no_pods_of "$hooks" || fail "the DaemonSet does not end" || return
+  kubectl run after --image bypassctl.test/tools:1 --image-pull-policy Never --overrides "$(restricted_pod after)" >/dev/null ||
+    fail "no pod is made any more" || return
+  wait_until 60 has_started after || fail "no pod starts any more: $(kubectl describe pod after | tail -n 5)" || return
+  wait_until 10 members_are 3 || fail "the cluster did not outlive the DaemonSet"
+}
+
+plugin_is_on() {
+  [[ $(kubectl get daemonset x-bypassctl-cni --output 'jsonpath={.status.numberReady}') == "$1" ]]
+}
+
+has_rules() {
+  within_pod "$1" nft list table inet bypassctl >/dev/null 2>&1
+}
+
+no_pods_of() {
+  [[ -z $(kubectl get pods --namespace "$1" --output name) ]]
+}
+
+has_started() {
+  [[ -n $(kubectl get pod "$1" --output 'jsonpath={.status.containerStatuses[0].state}' | grep -E 'running|terminated') ]]
+}
+
+# What the restricted level asks of a pod of the tests' tools.
+restricted_pod() {
+  cat <<END
+{"spec": {"securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+  "containers": [{"name": "$1", "image": "bypassctl.test/tools:1", "imagePullPolicy": "Never", "command": ["sh", "-c", "sleep 60"],
+    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}
+END
+}
