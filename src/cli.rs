@@ -176,6 +176,10 @@ pub struct InitArgs {
     /// Apply the rules without proving them
     #[arg(long, env = "BYPASSCTL_NO_VERIFY")]
     pub no_verify: bool,
+    /// Make no rules and need no privilege: prove from inside, as far as that goes, that somebody else's hold, a CNI plugin's
+    /// for instance
+    #[arg(long, env = "BYPASSCTL_PROVE_ONLY", conflicts_with_all = ["dry_run", "no_verify", "cleanup"])]
+    pub prove_only: bool,
     /// Remove the rules that an earlier run left
     #[arg(long, env = "BYPASSCTL_CLEANUP", conflicts_with_all = ["dry_run", "no_verify"])]
     pub cleanup: bool,

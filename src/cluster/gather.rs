@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -15,12 +16,13 @@ use crate::cluster::ask::ask;
 use crate::cluster::client::Cluster;
 use crate::cluster::config_maps;
 use crate::cluster::custom::certificates;
-use crate::cluster::lists::{config_map_names, get, list, observed};
+use crate::cluster::lists::{config_map_names, get, list, list_labelled, observed};
 use crate::cluster::review::access;
 use crate::cluster::selection::{Selection, selects};
 use crate::cluster::workloads::workloads;
+use crate::core::checks::pre::Plugin;
 use crate::core::config::ClusterPorts;
-use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload, last_seen};
+use crate::core::facts::{FORMAT, Facts, Live, Objects, Source, Workload, key, last_seen};
 use crate::core::report::Observed;
 
 /// Objects that are asked for one by one, at a time.
@@ -133,6 +135,21 @@ pub async fn gather_live(cluster: &Cluster, selection: &Selection, ports: &Clust
 /// Why it could not be read, for people.
 pub async fn namespace(cluster: &Cluster) -> Result<Option<Namespace>, String> {
     get(&Api::all(cluster.client.clone()), &cluster.namespace).await
+}
+
+/// DaemonSets of whichever namespace that install our CNI plugin.
+///
+/// # Errors
+/// Who may not list them.
+pub async fn plugins(cluster: &Cluster) -> Result<Vec<Plugin>, String> {
+    let all: Api<DaemonSet> = Api::all(cluster.client.clone());
+    let found = list_labelled(&all, "app.kubernetes.io/name=bypassctl,app.kubernetes.io/component=cni").await?;
+    let plugin = |set: DaemonSet| {
+        let (ready, wanted) =
+            set.status.as_ref().map_or((0, 0), |status| (status.number_ready, status.desired_number_scheduled));
+        Plugin { name: key(&set.metadata), ready, wanted }
+    };
+    Ok(found.into_iter().map(plugin).collect())
 }
 
 fn facts(

@@ -68,6 +68,15 @@ fn few<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Resul
     deserializer.deserialize_any(Few(PhantomData))
 }
 
+/// Every object of a kind with these labels.
+pub(super) async fn list_labelled<K>(api: &Api<K>, labels: &str) -> Result<Vec<K>, String>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let params = ListParams { label_selector: Some(labels.to_owned()), ..ListParams::default() };
+    pages(api, params, kube::core::Request::list).await
+}
+
 /// Every object of a kind; `Unavailable` says who may not list what and where.
 pub(super) async fn list<K>(api: &Api<K>, fields: Option<&str>) -> Result<Vec<K>, String>
 where

@@ -140,6 +140,15 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
     }
 }
 
+/// Whether the canary of the sidecar behind this admin port comes back to it; `None` if it does not tell.
+pub(super) fn asked_of_sidecar(admin_port: u16) -> Result<Option<bool>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(ask_agent(admin_port)) {
+        Observed::Seen(agent) => Ok(agent.rules_effective),
+        Observed::Unavailable(_) => Ok(None),
+    }
+}
+
 /// What the agent's canaries of both families came to.
 pub(super) fn rules_effective(status: &Value) -> Option<bool> {
     let families = status["rules"]["families"].as_object()?;

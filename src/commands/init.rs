@@ -1,5 +1,7 @@
 //! `bypassctl init`: settings → plan → rules, applied, read back, proven; or nothing.
 
+mod elsewhere;
+
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -29,12 +31,20 @@ pub(super) fn run(args: &InitArgs) -> Result<Outcome, Failure> {
         print(&rendered(&plan, args.backend))?;
         return Ok(Outcome::Done);
     }
+    if args.prove_only {
+        return elsewhere::prove_only(&plan);
+    }
     refuse_host_network(args)?;
     let lock = lock()?;
     if args.cleanup {
         return cleanup(args);
     }
-    print(&program(plan, args.backend, args.no_verify, &lock)?)?;
+    let done = program(plan.clone(), args.backend, args.no_verify, &lock);
+    let done = match args.backend {
+        BackendChoice::Auto => done.or_else(|failure| elsewhere::instead(&plan, failure))?,
+        _ => done?,
+    };
+    print(&done)?;
     Ok(Outcome::Done)
 }
 

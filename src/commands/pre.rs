@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use crate::cli::CheckPreArgs;
 use crate::cluster::client::{self, Target};
-use crate::cluster::gather::namespace;
+use crate::cluster::gather::{namespace, plugins};
 use crate::commands::check::{judged, tell};
 use crate::commands::cluster::{runtime, unreachable};
 use crate::commands::{Failure, Outcome};
@@ -44,7 +44,8 @@ async fn of_namespace(args: &CheckPreArgs) -> Result<Vec<CheckResult>, Failure> 
         }
         Err(reason) => Observed::Unavailable(reason),
     };
-    let facts = NamespaceFacts { name: cluster.namespace, enforced, server_version: cluster.server_version };
+    let plugins = plugins(&cluster).await.map_or_else(Observed::Unavailable, Observed::Seen);
+    let facts = NamespaceFacts { name: cluster.namespace, enforced, plugins, server_version: cluster.server_version };
     Ok(pre::namespace(&facts))
 }
 

@@ -17,6 +17,7 @@ mod explain;
 mod lifecycle;
 mod matrix;
 mod proof;
+mod prove_only;
 mod refusals;
 mod side_doors;
 mod split;

@@ -26,8 +26,27 @@ pub struct NamespaceFacts {
     pub name: String,
     /// Its Pod Security level; `None` where it has none.
     pub enforced: Observed<Option<String>>,
+    /// DaemonSets that install the CNI plugin.
+    pub plugins: Observed<Vec<Plugin>>,
     /// The API server's, as in `v1.35.4`.
     pub server_version: String,
+}
+
+/// A DaemonSet that installs the CNI plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// `namespace/name`.
+    pub name: String,
+    /// Nodes on which it is installed.
+    pub ready: i32,
+    /// Nodes on which it is to be.
+    pub wanted: i32,
+}
+
+impl Plugin {
+    const fn is_everywhere(&self) -> bool {
+        self.ready > 0 && self.ready >= self.wanted
+    }
 }
 
 /// Judges a node.
@@ -70,7 +89,38 @@ pub fn node(facts: &NodeFacts) -> Vec<CheckResult> {
         }
         Observed::Unavailable(reason) => backend.skip(reason, "run it with NET_ADMIN"),
     };
-    vec![capability, backend]
+    vec![capability, backend, path_of_node(facts)]
+}
+
+/// The strongest way to rules that this process has, and why it has no stronger one.
+fn path_of_node(facts: &NodeFacts) -> CheckResult {
+    let check = Check { code: "pre-path", severity: Severity::Info, object: "node/this".into() };
+    let has_capability = match &facts.capabilities {
+        Observed::Seen(bits) => bits >> NET_ADMIN & 1 == 1,
+        Observed::Unavailable(reason) => return check.skip(reason, "/proc/self/status must be readable"),
+    };
+    if !has_capability {
+        return check.fail(
+            "no rules by this process, which does not have NET_ADMIN",
+            "where pods may not have it the node's CNI plugin makes their rules (docs/cni.md)",
+            "bypassctl init --prove-only",
+        );
+    }
+    let nft = match &facts.nf_tables {
+        Observed::Seen(Ok(())) => None,
+        Observed::Seen(Err(reason)) | Observed::Unavailable(reason) => Some(reason.clone()),
+    };
+    let tools = facts.iptables.iter().map(|(name, lacking)| (format!("iptables-{name}"), lacking.clone()));
+    let mut passed_over = Vec::new();
+    for (backend, lacking) in std::iter::once(("nft".to_owned(), nft)).chain(tools) {
+        match lacking {
+            None if passed_over.is_empty() => return check.pass(format!("init by {backend}, the strongest there is")),
+            None => return check.pass(format!("init by {backend}; not by {}", passed_over.join("; not by "))),
+            Some(reason) => passed_over.push(format!("{backend}: {reason}")),
+        }
+    }
+    let hint = "load the modules on the node, or use the image with the iptables tools";
+    check.fail(format!("none: {}", passed_over.join("; ")), hint, "modprobe -a nf_tables nft_chain_nat nft_redir")
 }
 
 /// Judges a namespace.
@@ -81,6 +131,9 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<CheckResult> {
     let security = check("pre-pod-security", Severity::Error);
     let security = match &facts.enforced {
         Observed::Seen(None) => security.pass("no Pod Security level is enforced by a label: NET_ADMIN is allowed"),
+        Observed::Seen(Some(level)) if level != "privileged" && everywhere(facts).is_some() => {
+            security.pass(format!("Pod Security level {level} refuses NET_ADMIN, and pods need none: see pre-path"))
+        }
         Observed::Seen(Some(level)) if level == "privileged" => security.pass("Pod Security level privileged allows NET_ADMIN"),
         Observed::Seen(Some(level)) => security.fail(
             format!("Pod Security level {level} is enforced, which refuses pods whose init container adds NET_ADMIN"),
@@ -102,7 +155,46 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<CheckResult> {
         ),
         None => native.skip(format!("{version:?} is no version that is understood"), "see `kubectl version`"),
     };
-    vec![security, native]
+    vec![security, path_of_namespace(facts), native]
+}
+
+fn everywhere(facts: &NamespaceFacts) -> Option<&Plugin> {
+    match &facts.plugins {
+        Observed::Seen(plugins) => plugins.iter().find(|plugin| plugin.is_everywhere()),
+        Observed::Unavailable(_) => None,
+    }
+}
+
+/// The strongest way to rules that pods of the namespace have, and why they have no stronger one.
+fn path_of_namespace(facts: &NamespaceFacts) -> CheckResult {
+    let name = &facts.name;
+    let check = Check { code: "pre-path", severity: Severity::Info, object: format!("namespace/{name}").into() };
+    let level = match &facts.enforced {
+        Observed::Seen(None) => return check.pass("an init container with NET_ADMIN, the strongest there is"),
+        Observed::Seen(Some(level)) if level == "privileged" => {
+            return check.pass("an init container with NET_ADMIN, the strongest there is");
+        }
+        Observed::Seen(Some(level)) => level,
+        Observed::Unavailable(reason) => return check.skip(reason, "grant get on the namespace"),
+    };
+    let refused = format!("no init container: Pod Security level {level} refuses its NET_ADMIN");
+    let hint = "install the CNI plugin (docs/cni.md), or let the namespace enforce level privileged";
+    let next = "helm upgrade bypassctl deploy/chart/bypassctl --reuse-values --set cni.enabled=true";
+    match (everywhere(facts), &facts.plugins) {
+        (Some(plugin), _) => {
+            let Plugin { name, ready, wanted } = plugin;
+            check.pass(format!("the node's CNI plugin, by {name} on {ready} of {wanted} nodes; {refused}"))
+        }
+        (None, Observed::Unavailable(reason)) => {
+            check.skip(format!("{refused}; whether there is a CNI plugin is not to be seen: {reason}"), hint)
+        }
+        (None, Observed::Seen(plugins)) => {
+            let of = |plugin: &Plugin| format!("{} is on {} of {} nodes", plugin.name, plugin.ready, plugin.wanted);
+            let plugins: Vec<String> = plugins.iter().map(of).collect();
+            let plugin = if plugins.is_empty() { "there is none".to_owned() } else { plugins.join(", ") };
+            check.fail(format!("none: {refused}; no CNI plugin: {plugin}"), hint, next)
+        }
+    }
 }
 
 /// 35 of `v1.35.4`; a later major version has all that 1.x has.
@@ -122,13 +214,49 @@ mod tests {
     fn a_level_below_privileged_and_an_old_server_fail() {
         let of = |level: Option<&str>, version: &str| {
             let enforced = Observed::Seen(level.map(str::to_owned));
-            let facts = NamespaceFacts { name: "shop".to_owned(), enforced, server_version: version.to_owned() };
+            let plugins = Observed::Seen(Vec::new());
+            let facts =
+                NamespaceFacts { name: "shop".to_owned(), enforced, plugins, server_version: version.to_owned() };
             namespace(&facts).iter().map(|check| check.status).collect::<Vec<_>>()
         };
-        assert_eq!(of(None, "v1.35.4"), [Status::Pass, Status::Pass]);
-        assert_eq!(of(Some("privileged"), "v1.29.0-eks-1"), [Status::Pass, Status::Pass]);
-        assert_eq!(of(Some("baseline"), "v1.28+"), [Status::Fail, Status::Fail]);
-        assert_eq!(of(None, "unknown"), [Status::Pass, Status::Skip]);
+        assert_eq!(of(None, "v1.35.4"), [Status::Pass, Status::Pass, Status::Pass]);
+        assert_eq!(of(Some("privileged"), "v1.29.0-eks-1"), [Status::Pass, Status::Pass, Status::Pass]);
+        assert_eq!(of(Some("baseline"), "v1.28+"), [Status::Fail, Status::Fail, Status::Fail]);
+        assert_eq!(of(None, "unknown"), [Status::Pass, Status::Pass, Status::Skip]);
+    }
+
+    #[test]
+    fn a_restricted_namespace_has_a_path_where_the_plugin_is_on_every_node() {
+        let of = |plugins: Observed<Vec<Plugin>>| {
+            let enforced = Observed::Seen(Some("restricted".to_owned()));
+            let facts =
+                NamespaceFacts { name: "shop".to_owned(), enforced, plugins, server_version: "v1.35.4".to_owned() };
+            let results = namespace(&facts);
+            (results[0].status, results[1].status, results[1].message.clone())
+        };
+        let plugin = |ready| Observed::Seen(vec![Plugin { name: "b/x-cni".to_owned(), ready, wanted: 3 }]);
+        let (security, path, said) = of(plugin(3));
+        assert_eq!((security, path), (Status::Pass, Status::Pass));
+        assert!(said.contains("b/x-cni on 3 of 3 nodes; no init container: Pod Security level restricted"), "{said}");
+        let (security, path, said) = of(plugin(2));
+        assert_eq!((security, path), (Status::Fail, Status::Fail));
+        assert!(said.contains("no CNI plugin: b/x-cni is on 2 of 3 nodes"), "{said}");
+        let (_, path, said) = of(Observed::Unavailable("forbidden for jane".to_owned()));
+        assert!(path == Status::Skip && said.contains("forbidden for jane"), "{said}");
+    }
+
+    #[test]
+    fn a_node_says_why_it_has_no_stronger_backend() {
+        let of = |capabilities, nf_tables: Result<(), String>, lacking: Option<&str>| {
+            let iptables = vec![("nft", Some("no tool".to_owned())), ("legacy", lacking.map(str::to_owned))];
+            let (capabilities, nf_tables) = (Observed::Seen(capabilities), Observed::Seen(nf_tables));
+            node(&NodeFacts { capabilities, nf_tables, iptables }).pop().unwrap().message
+        };
+        assert_eq!(of(1 << 12, Ok(()), None), "init by nft, the strongest there is");
+        let weaker = of(1 << 12, Err("no module".to_owned()), None);
+        assert_eq!(weaker, "init by iptables-legacy; not by nft: no module; not by iptables-nft: no tool");
+        assert!(of(1 << 12, Err("x".to_owned()), Some("y")).starts_with("none: nft: x"));
+        assert!(of(0, Ok(()), None).contains("does not have NET_ADMIN"));
     }
 
     #[test]
@@ -142,8 +270,8 @@ mod tests {
             };
             node(&facts).iter().map(|check| check.status).collect::<Vec<_>>()
         };
-        assert_eq!(of(1 << 12, Ok(()), Some("no tool")), [Status::Pass, Status::Pass]);
-        assert_eq!(of(0, Err("none".to_owned()), None), [Status::Fail, Status::Pass]);
-        assert_eq!(of(0, Err("none".to_owned()), Some("no tool")), [Status::Fail, Status::Fail]);
+        assert_eq!(of(1 << 12, Ok(()), Some("no tool")), [Status::Pass, Status::Pass, Status::Pass]);
+        assert_eq!(of(0, Err("none".to_owned()), None), [Status::Fail, Status::Pass, Status::Fail]);
+        assert_eq!(of(0, Err("none".to_owned()), Some("no tool")), [Status::Fail, Status::Fail, Status::Fail]);
     }
 }

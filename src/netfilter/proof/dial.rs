@@ -49,16 +49,30 @@ impl Listener {
     /// # Errors
     /// `EADDRINUSE` where another listens already.
     pub(super) fn bind(address: SocketAddr, label: impl Into<String>) -> io::Result<Self> {
+        Self::listen(address, label.into(), true)
+    }
+
+    /// Listens on the address, without any privilege.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` where another listens already.
+    pub(super) fn bind_plainly(address: SocketAddr, label: impl Into<String>) -> io::Result<Self> {
+        Self::listen(address, label.into(), false)
+    }
+
+    fn listen(address: SocketAddr, label: String, is_transparent: bool) -> io::Result<Self> {
         let family = Family::of(address.ip());
         let socket = stream_socket(family)?;
         socket.set_reuse_address(true)?;
-        transparent(&socket, family)?;
+        if is_transparent {
+            transparent(&socket, family)?;
+        }
         if family == Family::V6 {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
         socket.listen(64)?;
-        Ok(Self { socket, label: label.into(), bound: address })
+        Ok(Self { socket, label, bound: address })
     }
 
     fn accept(&self) -> Option<Connection> {
@@ -140,6 +154,11 @@ impl Probe {
             // Not connected yet, or refused: what arrives tells, not what is sent.
             attempt.sent = attempt.socket.send(&self.token).is_ok_and(|count| count == TOKEN);
         }
+    }
+
+    /// Whether somebody has taken it, though nobody is where it was sent.
+    pub(super) fn was_taken(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.sent)
     }
 
     /// A packet that a busy kernel has lost is sent again by TCP after a second (RFC 6298); a new connection is sooner.

@@ -5,12 +5,15 @@
 //! ends. Nothing leaves the pod, and nothing stays behind.
 
 mod dial;
+mod elsewhere;
 mod link;
 mod scaffold;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
+
+pub use self::elsewhere::{ElsewhereError, prove_made_elsewhere};
 
 use self::dial::{Arrival, Listener, Probe, Token};
 use self::scaffold::{Scaffold, ScaffoldError};
@@ -79,6 +82,8 @@ pub enum ProofKind {
     Live,
     /// The rules stand as written, and no nat chain comes before them; no connection could be made, for this reason.
     ReadBack(String),
+    /// A connection went, and nobody of this pod took it.
+    Untaken,
 }
 
 impl fmt::Display for Subject {
@@ -99,6 +104,7 @@ impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             ProofKind::Live => write!(f, "proven live: {}", self.subject),
+            ProofKind::Untaken => write!(f, "as far as can be told without NET_ADMIN: {}", self.subject),
             ProofKind::ReadBack(why) => write!(f, "proven by read-back only ({why}): {}", self.subject),
         }
     }

@@ -268,6 +268,10 @@ scenario_a_cni_plugin_makes_rules_for_a_restricted_namespace() {
     fail "the sidecar has capabilities" || return
   [[ $(path_of_peers) == *mtls* ]] || fail "no path is mTLS: $(path_of_peers)" || return
   no_plaintext || fail "remoting crossed the bridge in plaintext, or not at all" || return
+  bypassctl check pre --namespace "$namespace" --output json >"$scratch/pre.json" || fail "check pre knows of no path: $(<"$scratch/pre.json")" || return
+  grep -q "the node's CNI plugin, by $hooks/x-bypassctl-cni on 2 of 2 nodes" "$scratch/pre.json" || fail "check pre: $(<"$scratch/pre.json")" || return
+  kubectl exec "$(pods | head -n 1)" --container bypassctl -- /usr/local/bin/bypassctl init --prove-only --preset pekko |
+    grep -q "somebody else's rules hold" || fail "the rules are not proven from inside" || return
 
   # With the last nat rules of a pod its connections end, and what its app dials until they are back is plaintext, which peers refuse.
   pod=$(pods | head -n 1)

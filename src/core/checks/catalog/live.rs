@@ -148,6 +148,14 @@ pub(super) const PRE: &[Entry] = &[
         fix: "label the namespace privileged for enforcement, or let a CNI plugin make the rules",
     },
     Entry {
+        code: "pre-path",
+        severity: Info,
+        title: "the strongest way to the rules, and why there is no stronger one",
+        why: "An init container proves its own rules; a CNI plugin does so for pods that may have no capability; without either there \
+              are no rules, and the sidecar keeps the app from starting",
+        fix: "allow the init container NET_ADMIN, or install the CNI plugin",
+    },
+    Entry {
         code: "pre-native-sidecar",
         severity: Warning,
         title: "the API server knows native sidecars",
