@@ -1,0 +1,120 @@
+//! What connect() and getpeername() do.
+
+use core::slice;
+
+use crate::address::{Address, Family, LONGEST, header};
+use crate::{originals, settings, system};
+
+const EBADF: i32 = 9;
+const EINPROGRESS: i32 = 115;
+const EINTR: i32 = 4;
+const ECONNREFUSED: i32 = 111;
+
+const SO_TYPE: i32 = 3;
+const SO_ERROR: i32 = 4;
+const SO_PROTOCOL: i32 = 38;
+const SOCK_STREAM: i32 = 1;
+const IPPROTO_TCP: i32 = 6;
+const IPPROTO_MPTCP: i32 = 262;
+
+/// How long the sidecar's listener may take, which is microseconds: the kernel completes the connection, not the sidecar. Only
+/// where so many wait that none more may, it takes longer.
+const SECONDS: i64 = 1;
+
+/// connect(2), or a connection with the sidecar.
+///
+/// # Safety
+/// As connect(2).
+pub(crate) unsafe fn connect(socket: i32, address: *const u8, length: u32) -> Result<(), i32> {
+    // SAFETY: the caller's promise; null is refused by the kernel.
+    let bytes = if address.is_null() { &[] } else { unsafe { slice::from_raw_parts(address, length as usize) } };
+    let taken = Address::parse(bytes)
+        .filter(|(_, target)| settings::is_remoting(target.port) && !target.is_here() && is_tcp(socket));
+    match taken {
+        None => {
+            // SAFETY: the caller's promise.
+            unsafe { system::connect(socket, address, length) }.map(drop)
+        }
+        Some(_) if !settings::are_good() => Err(ECONNREFUSED),
+        Some((family, target)) => hand_over(socket, family, target),
+    }
+}
+
+fn is_tcp(socket: i32) -> bool {
+    system::option(socket, SO_TYPE) == Ok(SOCK_STREAM)
+        && matches!(system::option(socket, SO_PROTOCOL), Ok(IPPROTO_TCP | IPPROTO_MPTCP))
+}
+
+/// Connects with the sidecar, and tells it where to. Done when this is done, whether the socket is to block or not: the kernel
+/// completes connections over loopback at once, and the header has to come before the app's bytes.
+fn hand_over(socket: i32, family: Family, target: Address) -> Result<(), i32> {
+    dial(socket, target.loopback(settings::agent_port()), family)?;
+    let told = system::own_name::<LONGEST>(socket).and_then(|(name, length)| {
+        let (_, local) = Address::parse(name.get(..length).unwrap_or_default()).ok_or(EBADF)?;
+        originals::remember(&local, &target);
+        let (header, length) = header(local, target);
+        let sent = system::send(socket, header.get(..length).unwrap_or_default())?;
+        if sent == length { Ok(()) } else { Err(ECONNREFUSED) }
+    });
+    told.map_err(|_| give_up(socket))
+}
+
+fn dial(socket: i32, agent: Address, family: Family) -> Result<(), i32> {
+    let (bytes, length) = agent.to_bytes(family);
+    // SAFETY: an address of that length.
+    match unsafe { system::connect(socket, bytes.as_ptr(), length as u32) } {
+        Ok(_) => Ok(()),
+        Err(EINPROGRESS | EINTR) => match (system::await_writable(socket, SECONDS), system::option(socket, SO_ERROR)) {
+            (true, Ok(0)) => Ok(()),
+            (true, Ok(error)) => Err(error),
+            _ => Err(give_up(socket)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets go of what has begun, so that nothing of the app's goes that way.
+fn give_up(socket: i32) -> i32 {
+    // AF_UNSPEC: "the connection is dissolved" (connect(2)).
+    let nowhere = [0; LONGEST];
+    // SAFETY: an address of that length. That a socket is not connected any more is no error.
+    let _ = unsafe { system::connect(socket, nowhere.as_ptr(), LONGEST as u32) };
+    ECONNREFUSED
+}
+
+/// Where the connection was going, if it goes to the sidecar by our doing; as a `struct sockaddr`.
+pub(crate) fn original_peer(socket: i32, peer: &[u8]) -> Option<([u8; LONGEST], usize)> {
+    let (family, peer) = Address::parse(peer)?;
+    if peer != peer.loopback(settings::agent_port()) {
+        return None;
+    }
+    let (name, length) = system::own_name::<LONGEST>(socket).ok()?;
+    let (_, local) = Address::parse(name.get(..length)?)?;
+    Some(originals::original(&local)?.to_bytes(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn only_tcp_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is_tcp(listener.as_raw_fd()));
+        assert!(!is_tcp(UdpSocket::bind("127.0.0.1:0").unwrap().as_raw_fd()));
+        assert!(!is_tcp(-1));
+    }
+
+    #[test]
+    fn what_is_given_up_is_no_connection_any_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(give_up(dialled.as_raw_fd()), ECONNREFUSED);
+        assert!(dialled.peer_addr().is_err() && dialled.read(&mut [0]).is_err());
+        let (mut accepted, _) = listener.accept().unwrap();
+        assert!(accepted.read(&mut [0]).is_ok_and(|read| read == 0) || accepted.take_error().is_ok());
+    }
+}
