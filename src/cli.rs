@@ -18,7 +18,7 @@ use crate::core::directory::parse_namespace;
 use crate::core::identity::TrustDomain;
 use crate::core::policy::PeerAddress;
 use crate::core::ports::{PortRange, Preset};
-use crate::core::route::TlsMode;
+use crate::core::route::{TlsMode, TrafficPath};
 use crate::core::sidecar::{TlsVersion, parse_federated};
 
 pub use certs::{
@@ -29,7 +29,7 @@ pub use check::{
     ReportFormat, ResultArgs, SchemaArgs, SchemaOf, SelectionArgs, TargetArgs,
 };
 pub use cni::{CniArgs, CniCommand, CniHostArgs, CniInstallArgs, CniRepair};
-pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, WebhookArgs};
+pub use inject::{CompletionsArgs, InjectArgs, InjectionArgs, ManArgs, ShimArgs, WebhookArgs};
 pub use render::{ManifestArgs, RenderAnnotationsArgs, RenderArgs, RenderCommand, RenderTlsArgs, SettingsFormat};
 pub use source::SourceArgs;
 
@@ -94,6 +94,8 @@ pub enum Command {
     Render(RenderArgs),
     /// Add them to pods as they are created: a mutating admission webhook
     Webhook(Box<WebhookArgs>),
+    /// Bring the library that takes an app's connections to the sidecar, where no rules may be made, to a shared directory
+    Shim(ShimArgs),
     /// Certificates: a development authority, what one says, whether one would do
     Certs(CertsArgs),
     /// As a container runtime calls it, the CNI plugin that makes pods' rules; with a command, what installs it on a node
@@ -191,6 +193,13 @@ pub struct ProxyArgs {
     pub cluster: ClusterPortArgs,
     #[command(flatten)]
     pub agent: AgentPortArgs,
+    /// How connections come to the sidecar
+    #[arg(long, env = "BYPASSCTL_PATH", default_value = "rules")]
+    pub path: TrafficPath,
+    /// With --path ports: this pod's addresses, on whose remoting ports the sidecar listens; from the downward API
+    /// (status.podIPs)
+    #[arg(long, env = "POD_IP", value_delimiter = ',', value_name = "ADDRESS")]
+    pub pod_ip: Vec<IpAddr>,
     /// What to do with peers that do not speak TLS
     #[arg(long, env = "BYPASSCTL_MODE", default_value = "strict")]
     pub mode: TlsMode,

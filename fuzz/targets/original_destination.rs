@@ -1,10 +1,11 @@
-//! Where a connection was going, as the kernel says it: never back to ourselves, never to a port that is no remoting.
+//! Where a connection was going, as the kernel or the preloaded library says it: never back to ourselves, never to a port that is no remoting.
 //!
 //! Three addresses (original, listener, fixed target) of 20 bytes each, then ranges of ports of 4 bytes each.
 #![no_main]
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bypassctl::core::handover::Prefix;
 use bypassctl::core::ports::{PortRange, PortSet};
 use bypassctl::core::route::{OriginalDst, target};
 use libfuzzer_sys::fuzz_target;
@@ -25,6 +26,12 @@ fn address(bytes: &[u8]) -> Option<SocketAddr> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
+    if let Some((prefix, rest)) = bytes.split_first_chunk()
+        && let Ok(prefix) = Prefix::parse(prefix)
+        && let Ok(told) = prefix.destination(rest)
+    {
+        assert!(rest.len() >= 12 && told.ip().to_canonical() == told.ip(), "{told}");
+    }
     let Some((addresses, ranges)) = bytes.split_at_checked(60) else { return };
     let ranges = ranges.chunks_exact(4).filter_map(|range| {
         PortRange::new(u16::from_be_bytes([range[0], range[1]]), u16::from_be_bytes([range[2], range[3]]))

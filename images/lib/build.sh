@@ -19,6 +19,7 @@ image_name() {
 lay_out() {
 	local root=$4
 	install -D -m 755 "$3" "$root/usr/local/bin/bypassctl"
+	install -D -m 644 "$preload_library" "$root/usr/local/lib/bypassctl/libbypassctl_preload.so"
 	install -D -m 644 LICENSE "$root/usr/share/doc/bypassctl/LICENSE"
 	[ "$2" = plain ] || add_iptables "$1" "$root"
 	find "$root" -type d -exec chmod 755 {} +
@@ -113,6 +114,7 @@ build_images() {
 	trap "rm -rf '$work'" EXIT
 	: >"$out/digests.txt"
 	for arch in "${architectures[@]}"; do
+		build_preload "$arch"
 		build_static "$arch"
 		binary=$static_binary
 		for variant in "${variants[@]}"; do

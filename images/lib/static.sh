@@ -86,3 +86,22 @@ build_static() {
 		cargo zigbuild --locked "${options[@]}" --target "$target" --bin bypassctl >&2
 	static_binary=$build_dir/$target/$directory/bypassctl
 }
+
+# build_preload ARCHITECTURE: sets preload_library, the path of what apps preload. It links with no C library, so what is built
+# for musl is for any.
+build_preload() {
+	local target options=() flags="-C target-feature=-crt-static -C link-self-contained=no --remap-path-prefix=$PWD=/bypassctl"
+	target=$(rust_target "$1")
+	need_std "$1"
+	if [ -n "$std_source" ]; then
+		local library
+		library=$(echo "$std_source"/usr/src/rustc-*/library)
+		options=(-Z build-std=core)
+		flags+=" --remap-path-prefix=$library=/rustc/library"
+		export __CARGO_TESTS_ONLY_SRC_ROOT=$library RUSTC_BOOTSTRAP=1
+	fi
+	RUSTFLAGS=$flags CARGO_INCREMENTAL=0 CARGO_TARGET_DIR=$CARGO_TARGET_DIR/preload SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH \
+		cargo zigbuild --locked "${options[@]}" --package bypassctl-preload --profile shim --target "$target" >&2
+	preload_library=$CARGO_TARGET_DIR/preload/$target/shim/libbypassctl_preload.so
+	! readelf --dynamic "$preload_library" | grep NEEDED >&2 || fail "$preload_library needs libraries that an app may not have"
+}

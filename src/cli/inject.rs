@@ -64,6 +64,16 @@ pub struct InjectArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ShimArgs {
+    /// Directory that the app's container shares
+    #[arg(long, env = "BYPASSCTL_INSTALL", value_name = "DIR")]
+    pub install: PathBuf,
+    /// The library [default: the one beside this executable]
+    #[arg(long, env = "BYPASSCTL_LIBRARY", value_name = "FILE")]
+    pub library: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct WebhookArgs {
     #[command(flatten)]
     pub injection: InjectionArgs,

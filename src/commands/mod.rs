@@ -20,6 +20,7 @@ mod proxy;
 mod render;
 mod schema;
 mod shell;
+mod shim;
 mod status;
 mod watch;
 mod webhook;
@@ -146,6 +147,7 @@ fn run(cli: Cli, log: LogFilter) -> Result<Outcome, Failure> {
         Command::Inject(args) => inject::run(&args),
         Command::Render(args) => render::run(&args),
         Command::Webhook(args) => webhook::run(&args),
+        Command::Shim(args) => shim::run(&args),
         Command::Certs(args) => certs::run(&args),
         Command::Cni(args) => cni::run(args),
         Command::Completions(args) => shell::completions(&args),

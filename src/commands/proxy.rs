@@ -17,7 +17,7 @@ use crate::core::config::{AgentPorts, ClusterPorts};
 use crate::core::directory::Directory;
 use crate::core::news::Standing;
 use crate::core::policy::PeerAddress;
-use crate::core::route::TlsMode;
+use crate::core::route::{TlsMode, TrafficPath};
 use crate::core::sidecar::{Limits, Observe, RawSidecar, SidecarConfig, SidecarError, TlsFiles};
 use crate::core::source::{Asked, CsrSigner, Issuer, IstioCa, TlsSource, UnixEndpoint};
 use crate::netfilter::guard::Guard;
@@ -35,6 +35,11 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// Runs the sidecar until it is told to stop.
 pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     let repair = args.repair;
+    if repair && args.path == TrafficPath::Ports {
+        let error =
+            SidecarError::OtherPath { option: "--repair", path: args.path, why: "there are no rules to put back" };
+        return Err(Failure::usage(error));
+    }
     let announcement = announcement(&args.announce);
     let config = configure(args).map_err(Failure::usage)?;
     let terms = Terms { allow: config.allow.clone(), min_version: config.tls_min_version, overlap: config.ca_overlap };
@@ -191,6 +196,8 @@ pub(super) fn configure(args: ProxyArgs) -> anyhow::Result<SidecarConfig> {
     let raw = RawSidecar {
         cluster: ClusterPorts::new(cluster.preset, &cluster.remoting_port, &cluster.management_port)?,
         agent: AgentPorts { outbound: agent.outbound_port, inbound: agent.inbound_port, admin: agent.admin_port },
+        path: args.path,
+        pod_ips: args.pod_ip,
         mode,
         permissive_until: args.permissive_until,
         tls: if mode == TlsMode::Disabled { None } else { Some(tls_source(&tls, args.source)?) },

@@ -39,6 +39,8 @@ pub const PREFIX: &str = "bypassctl.io/";
 pub const INJECTED: &str = "bypassctl.io/injected";
 /// The condition that a pod's readiness gate waits for.
 pub const GATE: &str = "bypassctl.io/remoting-ready";
+/// The library that apps preload where there are no rules.
+pub const LIBRARY: &str = "libbypassctl_preload.so";
 /// User of the sidecar, whom the rules exempt.
 pub const AGENT_UID: i64 = 12552;
 

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod facts;
 pub mod fallback;
 pub mod faults;
+pub mod handover;
 pub mod identity;
 pub mod inject;
 pub mod istio;

@@ -62,6 +62,8 @@ pub enum Reason {
     PlaintextRefused,
     /// The connection was not redirected to us.
     NotRedirected,
+    /// The app's connection came without a word of where it was going.
+    NoDestination,
     /// The original destination is our own listener.
     Loop,
     /// The original destination's port is none of the remoting ports.
@@ -110,6 +112,7 @@ impl Reason {
             Self::FaultInjected => "fault_injected",
             Self::PlaintextRefused => "plaintext_refused",
             Self::NotRedirected => "not_redirected",
+            Self::NoDestination => "no_destination",
             Self::Loop => "loop",
             Self::NotRemoting => "not_remoting",
         }
@@ -136,6 +139,7 @@ impl Reason {
             | Self::TooManyOfPeer
             | Self::PlaintextRefused
             | Self::NotRedirected
+            | Self::NoDestination
             | Self::Loop
             | Self::NotRemoting => Gravity::Refusal,
             Self::Truncated
@@ -182,6 +186,7 @@ impl Reason {
             Self::AppUnreachable => "the app does not listen there: it is starting, stopping, or bound elsewhere",
             Self::Untrusted => "compare the peer's issuer with our roots: /status lists both",
             Self::NotRedirected => "somebody dialled the sidecar's own port; peers dial the app's remoting port",
+            Self::NoDestination => "with --path ports the app dials through the preloaded library, which says where to",
             Self::Loop => "the original destination is the sidecar's own listener",
             Self::NotRemoting => "init and proxy must be given the same --remoting-port",
             _ => return None,

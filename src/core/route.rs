@@ -3,7 +3,7 @@
 //! Invariant: in strict mode no answer is [`Route::Passthrough`].
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,26 @@ impl fmt::Display for TlsMode {
             Self::Strict => "strict",
             Self::Permissive => "permissive",
             Self::Disabled => "disabled",
+        })
+    }
+}
+
+/// How connections come to the sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TrafficPath {
+    /// The rules of `bypassctl init` redirect them
+    #[default]
+    Rules,
+    /// No rules: the sidecar listens on the pod's address and the app on loopback; the app dials through a preloaded library
+    Ports,
+}
+
+impl fmt::Display for TrafficPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rules => "rules",
+            Self::Ports => "ports",
         })
     }
 }
@@ -128,6 +148,19 @@ pub fn target(
     Ok(original)
 }
 
+/// Where the app listens for what arrives at its port on the pod's address, where no rules redirect it: the fixed target, or
+/// the same port on loopback.
+///
+/// # Errors
+/// [`Reason::Loop`] if the fixed target is the listener itself.
+pub fn on_loopback(listener: SocketAddr, fixed: Option<SocketAddr>) -> Result<SocketAddr, Reason> {
+    match fixed {
+        Some(fixed) if fixed == listener => Err(Reason::Loop),
+        Some(fixed) => Ok(fixed),
+        None => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, listener.port()))),
+    }
+}
+
 /// Whether an address means "every address of this host".
 #[must_use]
 pub const fn is_this_host(address: IpAddr) -> bool {
@@ -158,6 +191,15 @@ mod tests {
         assert_eq!(inbound(TlsMode::Permissive, FirstBytes::Nothing), Route::Reject(Reason::PeerSilent));
         assert_eq!(outbound(TlsMode::Permissive, false), Route::OriginateTls { or_plaintext: true });
         assert_eq!(outbound(TlsMode::Permissive, true), Route::Passthrough);
+    }
+
+    #[test]
+    fn what_arrives_on_the_pods_address_is_the_apps_on_loopback() {
+        let listener = "[fd00::1]:2552".parse().unwrap();
+        assert_eq!(on_loopback(listener, None), Ok("127.0.0.1:2552".parse().unwrap()));
+        let elsewhere = "127.0.0.1:25520".parse().unwrap();
+        assert_eq!(on_loopback(listener, Some(elsewhere)), Ok(elsewhere));
+        assert_eq!(on_loopback(listener, Some(listener)), Err(Reason::Loop));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::core::drift::Expectation;
 use crate::core::identity::{Allow, IdentityError, TrustDomain};
 use crate::core::policy::PeerAddress;
 use crate::core::ports::PortSet;
-use crate::core::route::{TlsMode, is_this_host};
+use crate::core::route::{TlsMode, TrafficPath, is_this_host};
 use crate::core::source::TlsSource;
 
 /// Why the sidecar's settings do not go together.
@@ -51,6 +51,25 @@ pub enum SidecarError {
         /// Its value.
         target: SocketAddr,
     },
+    /// What has no meaning without rules, or with them.
+    #[error("{option} has no meaning with --path {path}: {why}")]
+    OtherPath {
+        /// The option.
+        option: &'static str,
+        /// The path that was chosen.
+        path: TrafficPath,
+        /// Why.
+        why: &'static str,
+    },
+    /// Nothing to listen on.
+    #[error("--path ports needs --pod-ip, the addresses that peers dial: from the downward API (status.podIPs)")]
+    NoPodAddress,
+    /// An address where the app listens, or that is none.
+    #[error("--pod-ip {0} is not an address that peers dial; the app alone listens on loopback")]
+    BadPodAddress(IpAddr),
+    /// More sockets than make sense.
+    #[error("--path ports takes at most {MOST_LISTENERS} remoting ports, and --remoting-port names {0}")]
+    TooManyPorts(usize),
     /// A fixed target that nobody can listen on.
     #[error("{option} {target}: port 0 cannot be dialled")]
     NoPort {
@@ -60,6 +79,9 @@ pub enum SidecarError {
         target: SocketAddr,
     },
 }
+
+/// Remoting ports that a sidecar listens on itself: more than any pod has.
+const MOST_LISTENERS: usize = 64;
 
 /// The oldest version of TLS that peers may speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -152,6 +174,10 @@ pub struct RawSidecar {
     pub cluster: ClusterPorts,
     /// The sidecar's ports.
     pub agent: AgentPorts,
+    /// How connections come.
+    pub path: TrafficPath,
+    /// `--pod-ip`.
+    pub pod_ips: Vec<IpAddr>,
     /// What to do with peers that do not speak TLS.
     pub mode: TlsMode,
     /// `--permissive-until`.
@@ -240,6 +266,10 @@ pub struct SidecarConfig {
     pub inbound_port: u16,
     /// Admin HTTP.
     pub admin_port: u16,
+    /// How connections come.
+    pub path: TrafficPath,
+    /// Where peers dial, with [`TrafficPath::Ports`].
+    pub pod_ips: Vec<IpAddr>,
     /// What to do with peers that do not speak TLS.
     pub mode: TlsMode,
     /// Last day of permissive mode, in UTC.
@@ -294,12 +324,15 @@ impl TryFrom<RawSidecar> for SidecarConfig {
                 return Err(SidecarError::Loop { option, target });
             }
         }
+        raw.check_path()?;
         Ok(Self {
             remoting: raw.cluster.remoting,
             management: raw.cluster.management,
             outbound_port: agent.outbound,
             inbound_port: agent.inbound,
             admin_port: agent.admin,
+            path: raw.path,
+            pod_ips: raw.pod_ips,
             mode: raw.mode,
             permissive_until: raw.permissive_until.map(|text| parse_date(&text)).transpose()?,
             tls: raw.tls,
@@ -319,6 +352,28 @@ impl TryFrom<RawSidecar> for SidecarConfig {
     }
 }
 
+impl RawSidecar {
+    fn check_path(&self) -> Result<(), SidecarError> {
+        if self.path == TrafficPath::Rules {
+            return Ok(());
+        }
+        if self.outbound_target.is_some() {
+            let why = "the preloaded library says where each connection goes";
+            return Err(SidecarError::OtherPath { option: "--outbound-target", path: self.path, why });
+        }
+        if self.pod_ips.is_empty() {
+            return Err(SidecarError::NoPodAddress);
+        }
+        if let Some(address) = self.pod_ips.iter().find(|ip| is_this_host(**ip) || ip.is_multicast()) {
+            return Err(SidecarError::BadPodAddress(*address));
+        }
+        match self.cluster.remoting.iter().take(MOST_LISTENERS + 1).count() {
+            ports if ports > MOST_LISTENERS => Err(SidecarError::TooManyPorts(self.cluster.remoting.iter().count())),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl SidecarConfig {
     /// Whether lists say what was revoked.
     #[must_use]
@@ -335,13 +390,13 @@ impl SidecarConfig {
     /// Whether rules are to redirect connections to the sidecar.
     #[must_use]
     pub const fn expects_rules(&self) -> bool {
-        self.outbound_target.is_none()
+        matches!(self.path, TrafficPath::Rules) && self.outbound_target.is_none()
     }
 
     /// What the rules have to do for a sidecar of this user; `None` where a fixed target makes do without them.
     #[must_use]
     pub fn expectation(&self, agent_uid: u32) -> Option<Expectation> {
-        let redirected = self.outbound_target.is_none() && self.inbound_target.is_none();
+        let redirected = self.expects_rules() && self.inbound_target.is_none();
         redirected.then(|| Expectation {
             cluster: ClusterPorts { remoting: self.remoting.clone(), management: self.management.clone() },
             agent: AgentPorts { outbound: self.outbound_port, inbound: self.inbound_port, admin: self.admin_port },
@@ -384,79 +439,4 @@ fn date<S: Serializer>(date: &Option<Date>, serializer: S) -> Result<S::Ok, S::E
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use time::macros::datetime;
-
-    fn raw() -> RawSidecar {
-        RawSidecar {
-            cluster: ClusterPorts::new(None, &[], &[]).unwrap(),
-            agent: AgentPorts { outbound: 15552, inbound: 15553, admin: 15550 },
-            mode: TlsMode::Strict,
-            permissive_until: None,
-            tls: None,
-            allow: Vec::new(),
-            tls_min_version: TlsVersion::default(),
-            ca_overlap: Duration::ZERO,
-            recycle_within: Duration::ZERO,
-            peer_address: PeerAddress::Any,
-            peer_namespaces: Vec::new(),
-            bind_addresses: Vec::new(),
-            outbound_target: None,
-            inbound_target: None,
-            limits: Limits {
-                handshake_timeout: Duration::from_secs(10),
-                max_handshakes: 1,
-                max_connections: 1,
-                max_connections_per_peer: 1,
-                breaker: breaker::Policy { failures: 1, pause: Duration::from_secs(1) },
-                peer_timeout: Duration::from_secs(45),
-                half_close_timeout: Duration::from_secs(60),
-                drain_timeout: Duration::from_secs(25),
-            },
-            fault_injection: false,
-            observe: Observe::default(),
-        }
-    }
-
-    fn refusal(raw: RawSidecar) -> String {
-        SidecarConfig::try_from(raw).expect_err("accepted").to_string()
-    }
-
-    #[test]
-    fn what_does_not_go_together_is_refused_with_the_option_to_change() {
-        assert!(refusal(RawSidecar { allow: vec!["cart".to_owned()], ..raw() }).starts_with("--allow: \"cart\""));
-        for date in ["tomorrow", "2026-02-30", "2026-1-1", "01.02.2026"] {
-            let text = refusal(RawSidecar { permissive_until: Some(date.to_owned()), ..raw() });
-            assert!(text.starts_with("--permissive-until") && text.contains(date), "{text}");
-        }
-        let own = Some("127.0.0.1:15553".parse().unwrap());
-        assert!(refusal(RawSidecar { outbound_target: own, ..raw() }).contains("--outbound-target 127.0.0.1:15553"));
-        let zero = Some("10.0.0.1:0".parse().unwrap());
-        assert!(refusal(RawSidecar { inbound_target: zero, ..raw() }).contains("port 0"));
-        let agent = AgentPorts { outbound: 2552, ..raw().agent };
-        assert!(refusal(RawSidecar { agent, ..raw() }).contains("--remoting-port"));
-        let peer_namespaces = vec!["shop".to_owned()];
-        assert!(refusal(RawSidecar { peer_namespaces, ..raw() }).contains("--peer-address pod"));
-    }
-
-    #[test]
-    fn permissive_mode_is_overdue_the_day_after_its_last() {
-        let until = Some("2026-03-01".to_owned());
-        let config =
-            SidecarConfig::try_from(RawSidecar { mode: TlsMode::Permissive, permissive_until: until.clone(), ..raw() })
-                .unwrap();
-        assert!(!config.is_permissive_overdue(datetime!(2026-03-01 23:59:59 UTC)));
-        assert!(config.is_permissive_overdue(datetime!(2026-03-02 0:00 UTC)));
-        let strict = SidecarConfig::try_from(RawSidecar { permissive_until: until, ..raw() }).unwrap();
-        assert!(!strict.is_permissive_overdue(datetime!(2027-01-01 0:00 UTC)));
-    }
-
-    #[test]
-    fn a_files_own_option_beats_the_directory() {
-        let files = TlsFiles::new(Some(Path::new("/d")), None, None, Some(Path::new("/roots.pem"))).unwrap();
-        assert_eq!((files.key, files.ca), (PathBuf::from("/d/tls.key"), PathBuf::from("/roots.pem")));
-        let error = TlsFiles::new(None, Some(Path::new("/c")), None, None).unwrap_err().to_string();
-        assert!(error.starts_with("no private key: give --tls-dir or --tls-key"), "{error}");
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use axum::http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::pod::{admin, listeners};
+use crate::pod::{admin, dialled, listeners};
 
 /// A server that says what it always says once it is asked, and hangs up.
 struct Parrot {
@@ -57,5 +57,5 @@ pub fn http_answer(bytes: &[u8]) -> Option<(StatusCode, String)> {
 /// What /proc/net/tcp shows.
 #[must_use]
 pub fn socket_table(text: &str) -> Vec<SocketAddr> {
-    listeners::parse(text).collect()
+    listeners::parse(text).chain(dialled::parse(text).map(|end| end.remote)).collect()
 }

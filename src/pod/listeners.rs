@@ -11,12 +11,18 @@ const LISTEN: &str = "0A";
 /// # Errors
 /// If /proc/net/tcp cannot be read; a pod without IPv6 has no tcp6, and that is none.
 pub fn listening() -> io::Result<Vec<SocketAddr>> {
+    let [v4, v6] = tables()?;
+    Ok(parse(&v4).chain(parse(&v6)).collect())
+}
+
+/// The tables of both families.
+pub(super) fn tables() -> io::Result<[String; 2]> {
     let v4 = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
     let v6 = match std::fs::read_to_string("/proc/thread-self/net/tcp6") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         other => other?,
     };
-    Ok(parse(&v4).chain(parse(&v6)).collect())
+    Ok([v4, v6])
 }
 
 /// The listening sockets of one table (Documentation/networking/proc_net_tcp.rst).
@@ -29,7 +35,7 @@ pub(super) fn parse(table: &str) -> impl Iterator<Item = SocketAddr> + '_ {
 }
 
 /// An address in hexadecimal: 32-bit words in the host's byte order, a colon, the port.
-fn address(text: &str) -> Option<SocketAddr> {
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
     let (words, port) = text.split_once(':')?;
     let octets: Vec<u8> = (0..words.len() / 8)
         .map(|i| u32::from_str_radix(words.get(8 * i..8 * i + 8)?, 16).ok().map(u32::to_ne_bytes))

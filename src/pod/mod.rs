@@ -3,6 +3,7 @@
 //! Gathers and never judges; [`crate::core::checks`] judges.
 
 pub mod admin;
+pub mod dialled;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

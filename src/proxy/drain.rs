@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::core::route::is_this_host;
+use crate::core::route::{TrafficPath, is_this_host};
 use crate::pod::listeners;
 use crate::proxy::Sidecar;
 
@@ -86,7 +86,11 @@ fn app_listens(sidecar: &Sidecar) -> bool {
             let covers = listener.ip() == target.ip() || listener.ip().is_unspecified() || is_this_host(target.ip());
             listener.port() == target.port() && covers
         }
-        None => config.remoting.contains(listener.port()),
+        // On the pod's addresses it is ourselves who listen.
+        None => {
+            config.remoting.contains(listener.port())
+                && (config.path == TrafficPath::Rules || listener.ip().is_loopback())
+        }
     };
     // Without the kernel's table nothing is known to listen, and the drain goes on.
     listeners::listening().is_ok_and(|listeners| listeners.into_iter().any(is_app))

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
-use crate::core::route::{self, OriginalDst, Route, TlsMode};
+use crate::core::route::{self, OriginalDst, Route, TlsMode, TrafficPath};
 use crate::core::wire::FirstBytes;
 use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
@@ -60,6 +60,9 @@ fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason
     let config = &sidecar.config;
     let listener = peer.local_addr().map_err(|_| Reason::PeerReset)?;
     tune(peer, FarEnd::Peer(sidecar.config.limits.peer_timeout)).map_err(|_| Reason::PeerReset)?;
+    if config.path == TrafficPath::Ports {
+        return route::on_loopback(listener, config.inbound_target);
+    }
     let original = original_dst(peer).unwrap_or(OriginalDst::NotRedirected);
     route::target(original, listener, config.inbound_target, &config.remoting)
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use crate::core::route::TrafficPath;
 use crate::core::sidecar::SidecarConfig;
 use crate::proxy::ProxyError;
 
@@ -15,10 +16,10 @@ const BACKLOG: i32 = 1024;
 /// All listeners.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Where the app's connections are redirected to: loopback alone, because that is where a redirect in OUTPUT lands,
+    /// Where the app's connections arrive: loopback alone, because that is where a redirect in OUTPUT lands,
     /// and because nobody from outside may use our certificate.
     pub(super) outbound: Vec<TcpListener>,
-    /// Where peers' connections are redirected to.
+    /// Where peers' connections arrive.
     pub(super) inbound: Vec<TcpListener>,
     /// Admin HTTP.
     pub(super) admin: Vec<TcpListener>,
@@ -36,9 +37,17 @@ impl Listeners {
             [] => bind_both(option, everywhere, port),
             addresses => addresses.iter().map(|address| bind_one(option, *address, port)).collect(),
         };
+        let on_pod_addresses = || -> Result<Vec<_>, ProxyError> {
+            let ports = || config.remoting.iter();
+            let all = config.pod_ips.iter().flat_map(|address| ports().map(|port| (*address, port)));
+            all.map(|(address, port)| bind_one("--pod-ip", address, port)).collect()
+        };
         Ok(Self {
             outbound: bind_both("--outbound-port", loopback, config.outbound_port)?,
-            inbound: open("--inbound-port", config.inbound_port)?,
+            inbound: match config.path {
+                TrafficPath::Rules => open("--inbound-port", config.inbound_port)?,
+                TrafficPath::Ports => on_pod_addresses()?,
+            },
             admin: open("--admin-port", config.admin_port)?,
         })
     }
@@ -79,6 +88,12 @@ fn bind_one(option: &'static str, address: IpAddr, port: u16) -> Result<TcpListe
 
 fn advice(option: &str, error: &io::Error) -> String {
     match error.kind() {
+        io::ErrorKind::AddrInUse if option == "--pod-ip" => {
+            "most likely the app listens there itself: it has to bind 127.0.0.1 (bind.hostname of Artery), and start after \
+             the sidecar"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable if option == "--pod-ip" => "it is no address of this pod".to_owned(),
         io::ErrorKind::AddrInUse => format!(
             "another program listens there: stop it, or give another port with {option} (and the same to `bypassctl init`)"
         ),

@@ -65,6 +65,7 @@ pub(super) struct Metrics {
     pub(super) permissive_fallbacks: Counter,
     pub(super) connect_retries: Counter,
     faults: Gauge,
+    strays: Gauge,
     open_circuits: Gauge,
     overdue: Gauge,
     ready: Gauge,
@@ -130,6 +131,9 @@ impl Metrics {
         registry.register("connect_retries", help, connect_retries.clone());
         let faults = Gauge::default();
         registry.register("faults_active", "Ordered faults that are in force", faults.clone());
+        let strays = Gauge::default();
+        let help = "Peers that are dialled past the sidecar, with --path ports, as they were seen last";
+        registry.register("strays", help, strays.clone());
         let open_circuits = Gauge::default();
         let help = "Peers that are left alone because they could not be had";
         registry.register("circuits_open", help, open_circuits.clone());
@@ -180,6 +184,7 @@ impl Metrics {
             permissive_fallbacks,
             connect_retries,
             faults,
+            strays,
             open_circuits,
             overdue,
             ready,
@@ -236,6 +241,7 @@ impl Metrics {
         self.ready.set(i64::from(sidecar.readiness(now).ready));
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.faults.set(count(sidecar.faults.active().len()));
+        self.strays.set(count(sidecar.strays.count()));
         let open = sidecar.circuits.standings().iter().filter(|standing| standing.state != "closed").count();
         self.open_circuits.set(count(open));
         self.lines_lost.inner().store(sidecar.log.lost(), std::sync::atomic::Ordering::Relaxed);

@@ -12,6 +12,7 @@ mod connection;
 mod drain;
 mod faults;
 mod flood;
+mod handover;
 mod handshake;
 mod inbound;
 mod istio;
@@ -28,6 +29,7 @@ mod pump;
 mod readiness;
 mod retire;
 mod socket;
+mod strays;
 mod trace;
 mod traffic;
 mod workers;
@@ -51,7 +53,7 @@ use crate::core::directory::Directory;
 use crate::core::drift::RulesState;
 use crate::core::news::Standing;
 use crate::core::outcome::{Gravity, Reason};
-use crate::core::route::Direction;
+use crate::core::route::{Direction, TrafficPath};
 use crate::core::sidecar::SidecarConfig;
 use crate::proxy::board::Board;
 use crate::proxy::canary::Canary;
@@ -64,6 +66,7 @@ use crate::proxy::log::LogFilter;
 use crate::proxy::metrics::Metrics;
 use crate::proxy::plaintext::PeerMemory;
 use crate::proxy::pump::{Bounds, Peer, pump};
+use crate::proxy::strays::Strays;
 use crate::proxy::trace::{Step, Traces};
 use crate::proxy::workers::Workers;
 use crate::tls::{Credentials, ReloadState, Reloader};
@@ -113,6 +116,7 @@ struct Sidecar {
     metrics: Metrics,
     board: Board,
     canary: Canary,
+    strays: Strays,
     rules: Option<watch::Receiver<RulesState>>,
     directory: Option<watch::Receiver<Directory>>,
     peer_memory: PeerMemory,
@@ -171,6 +175,7 @@ pub async fn run(config: SidecarConfig, listeners: Listeners, companions: Compan
         metrics: Metrics::new(config.mode, rules.is_some()),
         board: Board::default(),
         canary: Canary::new(&config, listeners.outbound.len() > 1),
+        strays: Strays::default(),
         rules,
         directory,
         peer_memory: PeerMemory::default(),
@@ -188,7 +193,7 @@ pub async fn run(config: SidecarConfig, listeners: Listeners, companions: Compan
         config,
     });
     let Listeners { outbound, inbound, admin } = listeners;
-    tracing::info!(mode = %sidecar.config.mode, remoting = %sidecar.config.remoting, "serving");
+    tracing::info!(mode = %sidecar.config.mode, path = %sidecar.config.path, remoting = %sidecar.config.remoting, "serving");
     warn_of_mode(&sidecar.config);
 
     let services = TaskTracker::new();
@@ -201,6 +206,9 @@ pub async fn run(config: SidecarConfig, listeners: Listeners, companions: Compan
     }
     services.spawn(stopped_by(stop.clone(), canary::watch(Arc::clone(&sidecar))));
     services.spawn(stopped_by(stop.clone(), readiness::watch(Arc::clone(&sidecar))));
+    if sidecar.config.path == TrafficPath::Ports {
+        services.spawn(stopped_by(stop.clone(), strays::watch(Arc::clone(&sidecar))));
+    }
     if sidecar.config.retires() {
         services.spawn(stopped_by(stop.clone(), retire::watch(Arc::clone(&sidecar))));
     }

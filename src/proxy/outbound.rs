@@ -14,8 +14,9 @@ use tokio::time::sleep;
 use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::plan::CANARY;
-use crate::core::route::{self, OriginalDst, Route};
+use crate::core::route::{self, OriginalDst, Route, TrafficPath};
 use crate::proxy::connection::Connection;
+use crate::proxy::handover;
 use crate::proxy::handshake::{Failed, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
@@ -28,13 +29,24 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// Reaches the peer that the app dials; `None` if it was the sidecar's own canary.
 pub(super) async fn meet(
-    app: TcpStream,
+    mut app: TcpStream,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Option<Result<Joined, Reason>> {
-    let original = original_dst(&app).unwrap_or(OriginalDst::NotRedirected);
+    let original = match sidecar.config.path {
+        TrafficPath::Rules => original_dst(&app).unwrap_or(OriginalDst::NotRedirected),
+        TrafficPath::Ports => match handover::receive(&mut app).await {
+            Ok(told) => OriginalDst::Known(told),
+            Err(error) => {
+                connection.detail = Some(error.to_string());
+                reset_on_close(&app);
+                return Some(Err(Reason::NoDestination));
+            }
+        },
+    };
     if let OriginalDst::Known(address) = original
         && CANARY.contains(&address.ip())
+        && sidecar.config.expects_rules()
     {
         sidecar.canary.receive(app).await;
         return None;

@@ -66,6 +66,12 @@ impl Sidecar {
             reasons.push(format!("no credentials yet, so no connection is made with TLS: {fault}"));
         }
         reasons.extend(self.canary.fault());
+        let strays = self.strays.fault();
+        if self.config.mode == TlsMode::Strict {
+            reasons.extend(strays);
+        } else {
+            notes.extend(strays);
+        }
         if let Some(rules) = self.rules() {
             reasons.extend(rules.faults.into_iter().map(|fault| format!("rules: {fault}")));
             notes.extend(rules.notes.into_iter().map(|note| format!("rules: {note}")));

@@ -15,6 +15,7 @@ mod metrics;
 mod one_way;
 mod peer_pods;
 mod permissive;
+mod preload;
 mod pressure;
 mod refusals;
 mod resilience;
