@@ -46,6 +46,23 @@ start_agent() {
     $(bypassctl) proxy "${identity[@]}" --mode "$mode"
 }
 
+# start_ports_agent POD – as above, and nobody redirects anything to it.
+start_ports_agent() {
+  local pod=$1
+  # shellcheck disable=SC2046  # several words
+  start "agent$pod" "$run_dir/pod$pod/agent.log" ip netns exec "pod$pod" \
+    setpriv --reuid "$agent_uid" --regid "$agent_uid" --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \
+    --pdeathsig KILL $(bypassctl) proxy --path ports --pod-ip "$(pod_ip "$pod")" --tls-dir "$pki/node$pod"
+}
+
+# What `inject --path ports` gives an app.
+preloaded() {
+  local library=$state/bin/libbypassctl_preload.so
+  echo LD_PRELOAD="$library"
+  echo BYPASSCTL_SHIM_PORTS=2552
+  echo "JAVA_TOOL_OPTIONS=-agentpath:$library -D$framework.remote.artery.bind.hostname=127.0.0.1"
+}
+
 # Seconds; for half of them the agents hold back what new roots have issued.
 ca_overlap=12
 

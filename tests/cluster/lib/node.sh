@@ -4,6 +4,9 @@
 # A small heap and the first compiler only: three nodes a framework share two cores with the build.
 java_options=(-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile="$app/classes.jsa")
 
+# Options of setpriv that take privileges from the nodes.
+node_privileges=()
+
 # start_node POD [VARIABLE=VALUE...] [-DPROPERTY...]
 start_node() {
   local pod=$1 argument variables=() properties=()
@@ -12,8 +15,8 @@ start_node() {
     if [[ $argument == -D* ]]; then properties+=("$argument"); else variables+=("$argument"); fi
   done
   start "node$pod" "$run_dir/pod$pod/node.log" ip netns exec "pod$pod" setpriv --pdeathsig KILL \
-    env POD_IP="$(pod_ip "$pod")" "${variables[@]}" \
-    java "${java_options[@]}" "${properties[@]}" -cp "$(<"$app/classpath")" bypassctl.testapp.ClusterNode
+    "${node_privileges[@]}" env POD_IP="$(pod_ip "$pod")" "${variables[@]}" \
+    "${BYPASSCTL_JAVA:-java}" "${java_options[@]}" "${properties[@]}" -cp "$(<"$app/classpath")" bypassctl.testapp.ClusterNode
 }
 
 # join POD – properties that make a node join through the one in POD. A node's own pod: it founds the cluster, at once.

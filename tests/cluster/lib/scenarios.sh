@@ -369,6 +369,45 @@ scenario_rotate() {
   wait_for_pings 20 && wire_is tls "${every_direction[@]}"
 }
 
+# Without rules and without any capability: the sidecar has the pods' ports, the applications are on loopback and dial through
+# the preloaded library. The cluster forms, all of it is TLS, a node whose sidecar is killed says nothing in plaintext, and the
+# cluster heals when it is back.
+scenario_ports() {
+  local pod variables node_privileges=(--no-new-privs --inh-caps=-all --bounding-set=-all)
+  fresh_pods
+  for pod in "${all_pods[@]}"; do
+    start_ports_agent "$pod"
+  done
+  for pod in "${all_pods[@]}"; do
+    wait_for_agent "$pod" || return
+  done
+  start_capture || return
+  take_turn
+  mapfile -t variables < <(preloaded)
+  for pod in "${all_pods[@]}"; do
+    start_node "$pod" "$(join 1)" "${variables[@]}"
+  done
+  wait_for_cluster 3 1 2 3 || return
+  give_turn
+  wait_for_pings 20 || return
+  wire_is tls "${every_direction[@]}" || return
+  agent_outage_by start_ports_agent 10 || return
+  wait_until 20 all_see_up 3 1 2 3 || fail "the cluster did not heal" || return
+  agent_is_ready 2 || fail "agent 2 is not ready: $(in_pod 2 curl --silent "http://$(pod_ip 2):$admin_port/ready")" || return
+  wire_is tls "${every_direction[@]}"
+}
+
+# agent_outage_by START SECONDS – of pod 2's agent, which is killed; returns when pings flow again.
+agent_outage_by() {
+  mark_logs outage
+  stop agent2
+  pause "$2"
+  (($(lost_pings 2 1) > 0)) || fail "node 2 got answers without a sidecar" || return
+  "$1" 2
+  wait_for_agent 2 || return
+  wait_for_pings 30
+}
+
 all_show() {
   local pod
   for pod in "${all_pods[@]}"; do
