@@ -8,16 +8,17 @@ use std::process::{Command, Output};
 use bypassctl::core::backend::BackendChoice;
 use bypassctl::core::config::ClusterPorts;
 use bypassctl::core::inject::{Options, SidecarKind, inject, uninject};
-use bypassctl::core::route::TlsMode;
+use bypassctl::core::route::{TlsMode, TrafficPath};
 use serde_json::Value;
 
-/// A manifest of `tests/checks/healthy`, the options for it, and whether the checks find nothing in what comes of it: the first has
+/// A manifest of `tests/checks/healthy`, what it becomes in `tests/golden/inject`, the options for it, and whether the checks find nothing in what comes of it: the first has
 /// a web server in it, which wants no agent, a classic sidecar is stopped together with its app, and the last has nodes with other ports.
-const MANIFESTS: [(&str, &[&str], bool); 4] = [
-    ("akka", &[], false),
-    ("akka-minimal", &["--readiness-gate", "--events"], true),
-    ("istio", &["--sidecar", "classic"], false),
-    ("pekko-dns", &["--preset", "pekko"], false),
+const MANIFESTS: [(&str, &str, &[&str], bool); 5] = [
+    ("akka", "akka", &[], false),
+    ("akka-minimal", "akka-minimal", &["--readiness-gate", "--events"], true),
+    ("akka-minimal", "ports", &["--path", "ports"], true),
+    ("istio", "istio", &["--sidecar", "classic"], false),
+    ("pekko-dns", "pekko-dns", &["--preset", "pekko"], false),
 ];
 
 fn bypassctl(args: &[&str]) -> Output {
@@ -27,8 +28,8 @@ fn bypassctl(args: &[&str]) -> Output {
 #[test]
 fn documented_manifests_become_the_golden_files_and_back() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    for (name, options, is_clean) in MANIFESTS {
-        let manifest = tests.join(format!("checks/healthy/{name}.yaml"));
+    for (manifest, name, options, is_clean) in MANIFESTS {
+        let manifest = tests.join(format!("checks/healthy/{manifest}.yaml"));
         let golden = tests.join(format!("golden/inject/{name}.yaml"));
         let (manifest, golden) = (manifest.to_str().unwrap(), golden.to_str().unwrap());
         let injected =
@@ -49,11 +50,16 @@ fn documented_manifests_become_the_golden_files_and_back() {
 
 /// Injecting twice is injecting once, taking away leaves nothing of ours, and what another parser can read it still can.
 fn holds(text: &str) {
-    for sidecar in [SidecarKind::Native, SidecarKind::Classic] {
+    for (sidecar, path) in [
+        (SidecarKind::Native, TrafficPath::Rules),
+        (SidecarKind::Classic, TrafficPath::Rules),
+        (SidecarKind::Native, TrafficPath::Ports),
+    ] {
         let options = Options {
             image: "registry.example/bypassctl:1".to_owned(),
             pull_policy: None,
             sidecar,
+            path,
             ports: ClusterPorts::new(None, &[], &[]).unwrap(),
             mode: TlsMode::Strict,
             permissive_until: None,

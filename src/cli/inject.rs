@@ -10,7 +10,7 @@ use crate::cli::ClusterPortArgs;
 use crate::core::backend::BackendChoice;
 use crate::core::config::DEFAULT_WEBHOOK_ADMIN_PORT;
 use crate::core::inject::SidecarKind;
-use crate::core::route::TlsMode;
+use crate::core::route::{TlsMode, TrafficPath};
 
 /// What is added to a pod, unless its annotations say otherwise.
 #[derive(Debug, Args)]
@@ -26,6 +26,9 @@ pub struct InjectionArgs {
     /// How the sidecar lives
     #[arg(long, env = "BYPASSCTL_SIDECAR", default_value = "native")]
     pub sidecar: SidecarKind,
+    /// How connections come to the sidecar; by ports the pod needs no capability (docs/restricted.md)
+    #[arg(long, env = "BYPASSCTL_PATH", default_value = "rules")]
+    pub path: TrafficPath,
     /// What the sidecar does with peers that do not speak TLS
     #[arg(long, env = "BYPASSCTL_MODE", default_value = "strict")]
     pub mode: TlsMode,

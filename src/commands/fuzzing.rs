@@ -14,7 +14,7 @@ use crate::core::inject::{self, Options, SidecarKind};
 use crate::core::manifests::{Named, Reader};
 use crate::core::render::report;
 use crate::core::report::{Report, Severity};
-use crate::core::route::TlsMode;
+use crate::core::route::{TlsMode, TrafficPath};
 use crate::core::{checks, saved};
 
 /// A configuration file, for the command with this name.
@@ -65,11 +65,16 @@ pub fn manifests(text: &str) {
 /// If that does not hold, or if something can no longer be read by another parser.
 pub fn injection(text: &str) {
     let read = |text: &str| serde_saphyr::from_multiple::<Value>(text).is_ok();
-    for sidecar in [SidecarKind::Native, SidecarKind::Classic] {
+    for (sidecar, path) in [
+        (SidecarKind::Native, TrafficPath::Rules),
+        (SidecarKind::Classic, TrafficPath::Rules),
+        (SidecarKind::Native, TrafficPath::Ports),
+    ] {
         let options = Options {
             image: "bypassctl:1".to_owned(),
             pull_policy: None,
             sidecar,
+            path,
             ports: ClusterPorts::new(None, &[], &[]).expect("the defaults"),
             mode: TlsMode::Strict,
             permissive_until: None,

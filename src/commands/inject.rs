@@ -57,6 +57,7 @@ pub(super) fn options(args: &InjectionArgs) -> Result<Options, Failure> {
         image: args.image.clone(),
         pull_policy: args.image_pull_policy.clone(),
         sidecar: args.sidecar,
+        path: args.path,
         ports,
         mode: args.mode,
         permissive_until: args.permissive_until.clone(),

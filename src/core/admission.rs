@@ -136,7 +136,7 @@ fn workload(metadata: &Value) -> String {
     shorter.unwrap_or(name).to_owned()
 }
 
-/// Additions alone, so that it fits whatever else is in the pod.
+/// Additions alone, so that it fits whatever else is in the pod; to a variable of the app's too ours is added.
 fn patch(pod: &Value, injection: &Injection) -> Vec<Value> {
     let mut patch = Vec::new();
     let metadata = &pod["metadata"];
@@ -150,6 +150,24 @@ fn patch(pod: &Value, injection: &Injection) -> Vec<Value> {
             patch.push(json!({"op": "add", "path": "/metadata", "value": {}}));
         }
         patch.push(json!({"op": "add", "path": "/metadata/annotations", "value": injection.annotations}));
+    }
+    // First, while the containers have the places that they were found at.
+    for change in &injection.apps {
+        let container = &pod["spec"]["containers"][change.container];
+        let place = format!("/spec/containers/{}", change.container);
+        for (variable, own) in &change.joined {
+            let value = container["env"][variable]["value"].as_str().unwrap_or_default().to_owned() + own;
+            patch.push(json!({"op": "replace", "path": format!("{place}/env/{variable}/value"), "value": value}));
+        }
+        for (list, items) in [("env", &change.env), ("volumeMounts", &change.mounts)] {
+            if !container[list].is_array() {
+                patch.push(json!({"op": "add", "path": format!("{place}/{list}"), "value": items}));
+                continue;
+            }
+            for (at, item) in items.iter().enumerate() {
+                patch.push(json!({"op": "add", "path": format!("{place}/{list}/{at}"), "value": item}));
+            }
+        }
     }
     for (list, items, first) in injection.additions() {
         let path = format!("/spec/{list}");

@@ -1,8 +1,9 @@
 //! What `inject` and the webhook add to a pod: the init container, the sidecar, its certificate.
 //!
-//! Invariant: everything that is added carries one of [`NAMES`] and nothing else of the pod changes, so taking it away
-//! again leaves what was there before.
+//! Invariant: everything that is added to the pod carries one of [`NAMES`], what is added to the app's containers is known by
+//! what it says (`apps`), and nothing else changes, so taking it away again leaves what was there before.
 
+mod apps;
 mod containers;
 mod edits;
 mod emit;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use apps::AppChange;
 pub(in crate::core) use emit::yaml;
 pub use text::{Edited, Untouched, annotate, inject, uninject};
 pub use value::{apply, is_injected, remove};
@@ -22,17 +24,19 @@ use crate::core::backend::BackendChoice;
 use crate::core::config::{ClusterPorts, ConfigError};
 use crate::core::identity::Allow;
 use crate::core::ports::{PortError, PortRange, Preset};
-use crate::core::route::TlsMode;
+use crate::core::route::{TlsMode, TrafficPath};
 use crate::core::sidecar::parse_date;
 
 /// The names of what is added: containers and volume.
-pub const NAMES: [&str; 3] = [INIT, SIDECAR, VOLUME];
+pub const NAMES: [&str; 4] = [INIT, SIDECAR, VOLUME, SHIM_VOLUME];
 /// The init container.
 pub const INIT: &str = "bypassctl-init";
 /// The sidecar.
 pub const SIDECAR: &str = "bypassctl";
 /// The certificate's volume.
 pub const VOLUME: &str = "bypassctl-tls";
+/// The volume that brings the library to the app.
+pub const SHIM_VOLUME: &str = "bypassctl-shim";
 /// Where annotations of ours begin.
 pub const PREFIX: &str = "bypassctl.io/";
 /// The annotation that says which version injected.
@@ -62,6 +66,8 @@ pub struct Options {
     pub pull_policy: Option<String>,
     /// How the sidecar lives.
     pub sidecar: SidecarKind,
+    /// How connections come to the sidecar.
+    pub path: TrafficPath,
     /// Remoting and management.
     pub ports: ClusterPorts,
     /// What to do with peers that do not speak TLS.
@@ -101,6 +107,24 @@ pub enum Refused {
          another user"
     )]
     AgentsUser(String),
+    /// Nobody says which container it is.
+    #[error(
+        "which of the containers is the app? Name its remoting port ({0}) among its ports, as --path ports needs it"
+    )]
+    NoApp(String),
+    /// Where nothing can be put behind.
+    #[error(
+        "{variable} of container {container} is not written there (valueFrom, or nothing): put {own} behind what it comes to, \
+         and give it as a value"
+    )]
+    UnseenVariable {
+        /// Whose.
+        container: String,
+        /// Its name.
+        variable: &'static str,
+        /// What has to be in it.
+        own: String,
+    },
     /// It would never be over.
     #[error("a {0} is never over while a classic sidecar runs; leave --sidecar at native")]
     NeverOver(String),
@@ -134,6 +158,7 @@ pub const ANNOTATIONS: [&str; 15] = [
     "bypassctl.io/injected",
     "bypassctl.io/image",
     "bypassctl.io/sidecar",
+    "bypassctl.io/path",
     "bypassctl.io/preset",
     "bypassctl.io/remoting-port",
     "bypassctl.io/management-port",
@@ -158,6 +183,8 @@ pub struct Injection {
     pub volumes: Vec<Value>,
     /// Behind the other gates.
     pub readiness_gates: Vec<Value>,
+    /// In the app's containers.
+    pub apps: Vec<AppChange>,
     /// On the pod template.
     pub annotations: BTreeMap<String, String>,
     /// What somebody should know, although it works.
@@ -207,6 +234,7 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
             "injected" => {}
             "image" if !value.is_empty() => value.clone_into(&mut options.image),
             "sidecar" => options.sidecar = choice(value).map_err(bad)?,
+            "path" => options.path = choice(value).map_err(bad)?,
             "preset" => preset = Some(choice::<Preset>(value).map_err(bad)?),
             "remoting-port" => remoting = Some(ports(value).map_err(|error| bad(error.to_string()))?),
             "management-port" => management = Some(ports(value).map_err(|error| bad(error.to_string()))?),
@@ -239,8 +267,12 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
     }
     refuse(kind, template, &options)?;
     check_options(&options)?;
-    let mut injection = containers::injection(name, template, &options);
-    if !makes_rules {
+    let apps = match options.path {
+        TrafficPath::Rules => Vec::new(),
+        TrafficPath::Ports => apps::changes(template, &options)?,
+    };
+    let mut injection = containers::injection(name, template, &options, apps);
+    if !makes_rules && options.path == TrafficPath::Rules {
         injection.init_containers.retain(|container| container["name"] != INIT);
     }
     Ok(Some(injection))

@@ -1,5 +1,6 @@
 use super::*;
 use crate::core::inject::tests::options;
+use crate::core::route::TrafficPath;
 
 fn asked(pod: &Value) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
@@ -37,7 +38,13 @@ fn the_patch_makes_of_a_pod_what_inject_makes_of_it() {
         json!([{"name": "istio-init"}, {"name": "istio-proxy", "restartPolicy": "Always"}]);
     let mut classic = options();
     classic.sidecar = inject::SidecarKind::Classic;
-    for (pod, options) in [(bare, options()), (full.clone(), options()), (full, classic)] {
+    let ports = Options { path: TrafficPath::Ports, sidecar: inject::SidecarKind::Classic, ..options() };
+    let mut told = pod();
+    told["spec"]["containers"][0]["env"] = json!([{"name": "A"}, {"name": "LD_PRELOAD", "value": "/opt/a.so"}]);
+    told["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "token", "mountPath": "/token"}]);
+    for (pod, options) in
+        [(bare.clone(), options()), (full.clone(), options()), (full, classic), (bare, ports.clone()), (told, ports)]
+    {
         let answer = review(&asked(&pod), &options).unwrap();
         assert_eq!((answer.verdict, answer.pod.as_str()), (Verdict::Injected, "shop/cart-5d8f7c-*"));
         assert_eq!(answer.review["response"]["uid"], "705ab4f5");

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Container;
 use time::Date;
 use time::macros::format_description;
 
 use crate::core::checks::Findings;
 use crate::core::checks::subject::{AgentContainer, Subject};
+use crate::core::inject::LIBRARY;
 
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
     let agent = &subject.agent;
@@ -47,8 +49,25 @@ fn complete(subject: &Subject, findings: &mut Findings) {
         (None, Some(proxy)) if proxy.option("outbound-target").is_some() => {
             findings.pass(code, object, "the proxy has fixed targets, and needs no rules");
         }
+        (None, Some(proxy)) if proxy.option("path") == Some("ports") => {
+            if subject.pod.containers.iter().any(preloads) {
+                findings.pass(code, object, "the proxy has the pod's ports, and the app preloads the library");
+            } else {
+                let message = format!("the proxy has --path ports, and no container preloads {LIBRARY}");
+                findings.fail(code, object, message, "bypassctl inject --path ports FILE");
+            }
+        }
         (None, _) => findings.fail(code, object, "there is `bypassctl proxy`, and no `bypassctl init`", next),
     }
+}
+
+/// Whether what a container dials can reach the proxy without rules; what its image sets is not seen.
+fn preloads(container: &Container) -> bool {
+    let is_library = |value: &str| value.split([':', ' ']).any(|path| path.rsplit('/').next() == Some(LIBRARY));
+    let variables = container.env.iter().flatten();
+    variables
+        .filter(|variable| variable.name == "LD_PRELOAD")
+        .any(|variable| variable.value.as_deref().is_some_and(is_library))
 }
 
 /// Of a pod without the agent.

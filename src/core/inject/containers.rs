@@ -6,17 +6,25 @@ use serde_json::{Value, json};
 
 use crate::core::backend::BackendChoice;
 use crate::core::config::DEFAULT_ADMIN_PORT;
-use crate::core::inject::{AGENT_UID, GATE, INIT, INJECTED, Injection, Options, SIDECAR, SidecarKind, VOLUME};
-use crate::core::route::TlsMode;
+use crate::core::inject::apps::SHIM_DIR;
+use crate::core::inject::{
+    AGENT_UID, AppChange, GATE, INIT, INJECTED, Injection, Options, SHIM_VOLUME, SIDECAR, SidecarKind, VOLUME,
+};
+use crate::core::route::{TlsMode, TrafficPath};
 
 /// Seconds that a classic sidecar may hold up the app.
 const HOLD: u32 = 60;
 /// Where the sidecar finds its certificate.
 const TLS_DIR: &str = "/var/run/bypassctl/tls";
 
-pub(super) fn injection(name: &str, template: &Value, options: &Options) -> Injection {
+pub(super) fn injection(name: &str, template: &Value, options: &Options, apps: Vec<AppChange>) -> Injection {
+    let first = match options.path {
+        TrafficPath::Rules => init(options),
+        TrafficPath::Ports => install(options),
+    };
     let mut injection = Injection {
-        init_containers: vec![init(options)],
+        init_containers: vec![first],
+        apps,
         containers: Vec::new(),
         volumes: Vec::new(),
         readiness_gates: Vec::new(),
@@ -35,7 +43,19 @@ pub(super) fn injection(name: &str, template: &Value, options: &Options) -> Inje
         let secret = options.tls_secret.replace("{name}", name);
         injection.volumes.push(json!({"name": VOLUME, "secret": {"secretName": secret, "defaultMode": 0o444}}));
     }
+    if options.path == TrafficPath::Ports {
+        injection.volumes.push(json!({"name": SHIM_VOLUME, "emptyDir": {"sizeLimit": "1Mi"}}));
+    }
     injection
+}
+
+/// Brings the library to the app's containers.
+fn install(options: &Options) -> Value {
+    let mut container = container(INIT, vec!["shim".to_owned(), format!("--install={SHIM_DIR}")], options);
+    container["resources"] = resources();
+    container["securityContext"] = unprivileged();
+    container["volumeMounts"] = json!([{"name": SHIM_VOLUME, "mountPath": SHIM_DIR}]);
+    container
 }
 
 fn container(name: &str, args: Vec<String>, options: &Options) -> Value {
@@ -79,6 +99,9 @@ fn init(options: &Options) -> Value {
 fn sidecar(options: &Options) -> Value {
     let mut args = vec!["proxy".to_owned()];
     args.extend(ports(options));
+    if options.path == TrafficPath::Ports {
+        args.push("--path=ports".to_owned());
+    }
     args.push(format!("--mode={}", word(options.mode)));
     args.extend(options.permissive_until.iter().map(|day| format!("--permissive-until={day}")));
     args.extend(options.allow.iter().map(|peer| format!("--allow={peer}")));
@@ -88,13 +111,18 @@ fn sidecar(options: &Options) -> Value {
     args.extend(options.events.then(|| "--events".to_owned()));
     args.extend(options.readiness_gate.then(|| "--readiness-gate".to_owned()));
     let mut container = container(SIDECAR, args, options);
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut env = Vec::new();
+    if options.path == TrafficPath::Ports {
+        env.push(field("POD_IP", "status.podIPs"));
+    }
     if options.events || options.readiness_gate {
-        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-        container["env"] = json!([
-            field("POD_NAME", "metadata.name"),
-            field("POD_NAMESPACE", "metadata.namespace"),
-            field("POD_UID", "metadata.uid"),
-        ]);
+        env.push(field("POD_NAME", "metadata.name"));
+        env.push(field("POD_NAMESPACE", "metadata.namespace"));
+        env.push(field("POD_UID", "metadata.uid"));
+    }
+    if !env.is_empty() {
+        container["env"] = env.into();
     }
     if options.sidecar == SidecarKind::Native {
         container["restartPolicy"] = "Always".into();
@@ -116,7 +144,16 @@ fn sidecar(options: &Options) -> Value {
     container["livenessProbe"] =
         json!({"exec": ask("--alive"), "periodSeconds": 30, "timeoutSeconds": 5, "failureThreshold": 3});
     container["resources"] = resources();
-    container["securityContext"] = json!({
+    container["securityContext"] = unprivileged();
+    if options.mode != TlsMode::Disabled {
+        container["volumeMounts"] = json!([{"name": VOLUME, "mountPath": TLS_DIR, "readOnly": true}]);
+    }
+    container
+}
+
+/// What Pod Security's level restricted asks for.
+fn unprivileged() -> Value {
+    json!({
         "runAsUser": AGENT_UID,
         "runAsGroup": AGENT_UID,
         "runAsNonRoot": true,
@@ -124,11 +161,7 @@ fn sidecar(options: &Options) -> Value {
         "readOnlyRootFilesystem": true,
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
-    });
-    if options.mode != TlsMode::Disabled {
-        container["volumeMounts"] = json!([{"name": VOLUME, "mountPath": TLS_DIR, "readOnly": true}]);
-    }
-    container
+    })
 }
 
 /// What a thousand connections need, and a bound that no backlog reaches (docs/benchmarks.md).
@@ -154,6 +187,13 @@ fn notes(template: &Value, options: &Options) -> Vec<String> {
         if spec["automountServiceAccountToken"] == false {
             notes.push("the sidecar has no token for that: automountServiceAccountToken is false".to_owned());
         }
+    }
+    if options.path == TrafficPath::Ports {
+        notes.push(
+            "what an image or envFrom sets as LD_PRELOAD or JAVA_TOOL_OPTIONS is not seen, and is hidden by what is added; \
+             a mesh has to exclude remoting and management by its own annotations (docs/restricted.md)"
+                .to_owned(),
+        );
     }
     for container in template["spec"]["containers"].as_array().into_iter().flatten() {
         let name = container["name"].as_str().unwrap_or_default();

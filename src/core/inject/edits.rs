@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::core::inject::apps::{Ours, ours};
 use crate::core::inject::emit::yaml;
 use crate::core::inject::tree::{Kind, Node, Place};
-use crate::core::inject::{INJECTED, Injection, LISTS, is_ours};
+use crate::core::inject::{AppChange, INJECTED, Injection, LISTS, SHIM_VOLUME, is_ours};
 
 /// Changes to a text, at places of the text as it was.
 pub(super) struct Edits<'t> {
@@ -133,6 +134,10 @@ impl<'t> Edits<'t> {
         let spec = template.get("spec").ok_or("its pod template has no spec")?;
         let (containers_key, containers) = spec.entry("containers").ok_or("its pod has no containers")?;
         self.add_annotations(template, &injection.annotations)?;
+        for change in &injection.apps {
+            let container = containers.items().get(change.container).ok_or("its containers are no list")?;
+            self.add_to_app(container, self.deeper(containers_key, containers), change)?;
+        }
         for (name, items, _) in injection.additions() {
             if items.is_empty() {
                 continue;
@@ -140,10 +145,65 @@ impl<'t> Edits<'t> {
             match spec.get(name) {
                 Some(there) if there.is_null() => return Err("a list of its pod has no value"),
                 Some(there) => self.add_items(there, items)?,
-                None => self.add_list(spec, (containers_key, containers), name, items)?,
+                None => self.add_list(spec, containers_key, name, items, self.deeper(containers_key, containers))?,
             }
         }
         Ok(())
+    }
+
+    /// What an app's container gets; lists are indented by so much below their key.
+    fn add_to_app(&mut self, container: &Node, deeper: usize, change: &AppChange) -> Result<(), Obstacle> {
+        for (variable, own) in &change.joined {
+            let variable = container.get("env").and_then(|env| env.items().get(*variable));
+            let value =
+                variable.and_then(|variable| variable.get("value")).ok_or("a variable of its app has no value")?;
+            let end =
+                self.end_of_text(value).ok_or("a variable of its app is written in several lines, or with escapes")?;
+            self.insert(end, own.clone());
+        }
+        for (name, items) in [("env", &change.env), ("volumeMounts", &change.mounts)] {
+            match container.get(name) {
+                Some(there) if there.is_null() => return Err("a list of its app has no value"),
+                Some(there) => self.add_items(there, items)?,
+                None => {
+                    let Kind::Mapping { entries, flow } = &container.kind else { return Err("its app is no mapping") };
+                    // The first key stands behind the list's dash.
+                    let (key, _) = entries
+                        .iter()
+                        .find(|(key, _)| *flow || self.is_alone_before(key.start))
+                        .ok_or("its app has no key with a line of its own")?;
+                    self.add_list(container, key, name, items, deeper)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Behind the last character of a scalar that stands in the text as it is read.
+    fn end_of_text(&self, scalar: &Node) -> Option<usize> {
+        let Kind::Scalar { text, plain } = &scalar.kind else { return None };
+        let at = self.offset(scalar.start);
+        let (at, rest) = match self.text[at..].strip_prefix(['"', '\'']) {
+            Some(rest) if !plain => (at + 1, rest),
+            None if *plain => (at, &self.text[at..]),
+            _ => return None,
+        };
+        let behind = rest.strip_prefix(&text[..])?;
+        let ends = if *plain {
+            behind.is_empty() || behind.starts_with([' ', '\t', '\r', '\n', ',', '}', ']'])
+        } else {
+            behind.starts_with(['"', '\''])
+        };
+        (ends && !text.is_empty()).then_some(at + text.len())
+    }
+
+    /// How much further right than its key a list's dashes stand.
+    fn deeper(&self, key: &Node, list: &Node) -> usize {
+        let dash = match &list.kind {
+            Kind::Sequence { flow: false, items } => items.first().and_then(|item| self.dash(item)),
+            _ => None,
+        };
+        dash.map_or(0, |dash| dash.column.saturating_sub(key.start.column))
     }
 
     /// A new key of a mapping, before another one.
@@ -213,21 +273,17 @@ impl<'t> Edits<'t> {
         }
     }
 
-    /// A list that was not there, indented like that of the containers.
+    /// A list that was not there, before this key.
     fn add_list(
         &mut self,
-        spec: &Node,
-        (key, containers): (&Node, &Node),
+        mapping: &Node,
+        key: &Node,
         name: &str,
         items: &[Value],
+        deeper: usize,
     ) -> Result<(), Obstacle> {
-        let dash = match &containers.kind {
-            Kind::Sequence { flow: false, items } => items.first().and_then(|item| self.dash(item)),
-            _ => None,
-        };
-        let deeper = dash.map_or(0, |dash| dash.column.saturating_sub(key.start.column));
-        if matches!(spec.kind, Kind::Mapping { flow: true, .. }) {
-            return self.add_key(spec, key, name, &items.into());
+        if matches!(mapping.kind, Kind::Mapping { flow: true, .. }) {
+            return self.add_key(mapping, key, name, &items.into());
         }
         if !self.is_alone_before(key.start) {
             return Err("the first key of its pod's spec stands behind a dash");
@@ -259,26 +315,51 @@ impl<'t> Edits<'t> {
             }
         }
         let Some(spec) = template.get("spec") else { return };
-        for name in LISTS {
-            let Some((key, list)) = spec.entry(name) else { continue };
-            let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
-            let ours = |item: &Node| is_ours(text(item, "name").as_deref(), text(item, "conditionType").as_deref());
-            let items = list.items();
-            let is_block = matches!(list.kind, Kind::Sequence { flow: false, .. });
-            let in_flow = matches!(spec.kind, Kind::Mapping { flow: true, .. });
-            if !items.is_empty() && items.iter().all(ours) && (is_block || in_flow) {
-                self.remove_entry(spec, key, list);
-                continue;
+        let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
+        let ours = |item: &Node| is_ours(text(item, "name").as_deref(), text(item, "conditionType").as_deref());
+        for container in spec.get("containers").map(Node::items).unwrap_or_default() {
+            // What is ours goes as a whole.
+            if !ours(container) {
+                self.remove_from_app(container);
             }
-            for (i, item) in items.iter().enumerate().filter(|(_, item)| ours(item)) {
-                if is_block {
-                    let from = self.dash(item).map_or(item.start.line, |dash| dash.line);
-                    self.changes.push((self.line(from)..self.line(item.last_line + 1), String::new()));
-                } else {
-                    let from = self.offset(item.start);
-                    let to = items.get(i + 1).map_or_else(|| self.end_of_flow(list), |next| self.offset(next.start));
-                    self.changes.push((from..to, String::new()));
-                }
+        }
+        for name in LISTS {
+            self.remove_items(spec, name, ours);
+        }
+    }
+
+    fn remove_from_app(&mut self, container: &Node) {
+        let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
+        let ours = |item: &Node| ours(text(item, "name").as_deref(), text(item, "value").as_deref());
+        for item in container.get("env").map(Node::items).unwrap_or_default() {
+            if let (Some(Ours::Behind(own)), Some(value)) = (ours(item), item.get("value"))
+                && let Some(end) = self.end_of_text(value)
+            {
+                self.changes.push((end - own.len()..end, String::new()));
+            }
+        }
+        self.remove_items(container, "env", |item| ours(item) == Some(Ours::Whole));
+        self.remove_items(container, "volumeMounts", |item| text(item, "name").as_deref() == Some(SHIM_VOLUME));
+    }
+
+    /// Takes items from a list of a mapping, and the list if it was made for them.
+    fn remove_items(&mut self, mapping: &Node, name: &str, ours: impl Fn(&Node) -> bool) {
+        let Some((key, list)) = mapping.entry(name) else { return };
+        let items = list.items();
+        let is_block = matches!(list.kind, Kind::Sequence { flow: false, .. });
+        let in_flow = matches!(mapping.kind, Kind::Mapping { flow: true, .. });
+        if !items.is_empty() && items.iter().all(&ours) && (is_block || in_flow) {
+            self.remove_entry(mapping, key, list);
+            return;
+        }
+        for (i, item) in items.iter().enumerate().filter(|(_, item)| ours(item)) {
+            if is_block {
+                let from = self.dash(item).map_or(item.start.line, |dash| dash.line);
+                self.changes.push((self.line(from)..self.line(item.last_line + 1), String::new()));
+            } else {
+                let from = self.offset(item.start);
+                let to = items.get(i + 1).map_or_else(|| self.end_of_flow(list), |next| self.offset(next.start));
+                self.changes.push((from..to, String::new()));
             }
         }
     }

@@ -7,6 +7,7 @@ pub(crate) fn options() -> Options {
         image: "registry.example/bypassctl:0.1.0".to_owned(),
         pull_policy: None,
         sidecar: SidecarKind::Native,
+        path: TrafficPath::Rules,
         ports: ClusterPorts::new(None, &[], &[]).unwrap(),
         mode: TlsMode::Strict,
         permissive_until: None,
@@ -100,8 +101,12 @@ fn the_pod_gets_init_container_sidecar_and_certificate() {
 /// As text and as data it comes to the same.
 #[test]
 fn the_text_says_what_the_data_says() {
-    for kind in [SidecarKind::Native, SidecarKind::Classic] {
-        let options = Options { sidecar: kind, allow: vec!["spiffe://c/ns/shop/sa/*".to_owned()], ..options() };
+    for (kind, path) in [
+        (SidecarKind::Native, TrafficPath::Rules),
+        (SidecarKind::Classic, TrafficPath::Rules),
+        (SidecarKind::Classic, TrafficPath::Ports),
+    ] {
+        let options = Options { sidecar: kind, path, allow: vec!["spiffe://c/ns/shop/sa/*".to_owned()], ..options() };
         let mut data = template(PLAIN);
         let injection = plan("Deployment", "my-service", &data, &options).unwrap().unwrap();
         apply(&mut data, &injection);
@@ -250,4 +255,82 @@ fn a_gate_comes_with_what_the_sidecar_needs_to_open_it_and_goes_with_it() {
     );
     let error = inject(&annotated, &options).unwrap_err().to_string();
     assert!(error.contains("bypassctl.io/readiness-gate") && error.contains("true"), "{error}");
+}
+
+/// A pod with these lines in its app's container.
+fn pod_with(container: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: cart\nspec:\n  containers:\n  - name: cart\n    image: cart:1\n{container}"
+    )
+}
+
+fn read(text: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn by_ports() -> Options {
+    Options { path: TrafficPath::Ports, ..options() }
+}
+
+#[test]
+fn what_variables_say_already_stays_and_the_library_comes_last() {
+    for (preload, java) in [
+        ("/opt/a.so", "-Xmx1g -Dx=y"),
+        ("\"/opt/a.so:/opt/b.so\"", "'-Xmx1g'   # half of the limit"),
+        ("'/opt/a.so /opt/b.so'", "\"-Xmx1g\""),
+    ] {
+        let before = pod_with(&format!(
+            "    env:\n    - name: LD_PRELOAD\n      value: {preload}\n    # for the JVM\n    - {{name: JAVA_TOOL_OPTIONS, value: \
+             {java}\n      }}\n    - name: OTHER\n      value: x\n"
+        ));
+        let injected = inject(&before, &by_ports()).unwrap().text;
+        let containers = &read(&injected)[0]["spec"]["containers"];
+        let value = |name: &str| {
+            let env = containers[0]["env"].as_array().unwrap();
+            env.iter().find(|item| item["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()
+        };
+        let library = "/var/run/bypassctl/shim/libbypassctl_preload.so";
+        let quotes = ['"', '\''];
+        assert_eq!(value("LD_PRELOAD"), format!("{}:{library}", preload.trim_matches(quotes)), "{injected}");
+        let said = java.split('#').next().unwrap().trim().trim_matches(quotes);
+        assert!(value("JAVA_TOOL_OPTIONS").starts_with(&format!("{said} -agentpath:{library} -Dakka.")), "{injected}");
+        assert_eq!((value("BYPASSCTL_SHIM_PORTS").as_str(), value("OTHER").as_str()), ("2552", "x"));
+        assert_eq!(uninject(&injected).unwrap().text, before);
+    }
+}
+
+#[test]
+fn by_ports_nobody_needs_a_capability() {
+    let injected = inject(&pod_with("    ports: [{containerPort: 2552}]\n"), &by_ports()).unwrap().text;
+    assert!(!injected.contains("NET_ADMIN") && !injected.contains("runAsUser: 0"), "{injected}");
+    let spec = &read(&injected)[0]["spec"];
+    for container in spec["initContainers"].as_array().unwrap() {
+        let context = &container["securityContext"];
+        assert_eq!((&context["capabilities"], &context["runAsNonRoot"]), (&json!({"drop": ["ALL"]}), &json!(true)));
+    }
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], SHIM_VOLUME);
+}
+
+#[test]
+fn an_app_that_cannot_be_told_is_refused_with_what_to_do() {
+    for (container, complaint) in [
+        (
+            "    env:\n    - name: LD_PRELOAD\n      valueFrom: {configMapKeyRef: {name: a, key: b}}\n",
+            "put /var/run/bypassctl",
+        ),
+        ("    env: [{name: JAVA_TOOL_OPTIONS}]\n", "JAVA_TOOL_OPTIONS of container cart is not written there"),
+        ("    env: [{name: BYPASSCTL_SHIM_PORTS, value: \"1\"}]\n", "BYPASSCTL_SHIM_PORTS in container cart"),
+        (
+            "    volumeMounts: [{name: x, mountPath: /var/run/bypassctl/shim}]\n",
+            "mount of the library in container cart",
+        ),
+        ("  - name: other\n    image: other:1\n", "which of the containers is the app? Name its remoting port (2552)"),
+        ("    env:\n    - name: LD_PRELOAD\n      value: |-\n        /opt/a.so\n", "several lines"),
+    ] {
+        let refused = inject(&pod_with(container), &by_ports()).expect_err(container).to_string();
+        assert!(refused.contains(complaint), "{container}: {refused}");
+    }
+    let two = "    ports: [{containerPort: 2552}]\n  - name: other\n    image: other:1\n";
+    let injected = inject(&pod_with(two), &by_ports()).unwrap().text;
+    assert_eq!(injected.matches("LD_PRELOAD").count(), 1, "{injected}");
 }

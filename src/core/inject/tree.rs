@@ -115,7 +115,7 @@ impl Node {
 /// # Errors
 /// Line and column, and what is wrong there.
 pub(super) fn documents(text: &str) -> Result<Vec<Option<Node>>, String> {
-    let mut reader = Reader { parser: Parser::new_from_str(text) };
+    let mut reader = Reader { parser: Parser::new_from_str(text), length: text.chars().count() };
     let mut documents = Vec::new();
     loop {
         match reader.next()? {
@@ -132,6 +132,8 @@ pub(super) fn documents(text: &str) -> Result<Vec<Option<Node>>, String> {
 
 struct Reader<'t> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
+    /// Of the text, in characters.
+    length: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -154,7 +156,16 @@ impl<'t> Reader<'t> {
         match event {
             Event::Scalar(text, style, ..) => {
                 let plain = style == ScalarStyle::Plain;
-                let last_line = if text.is_empty() && plain { start.line } else { last_line(&span) };
+                let end = place(&span.end);
+                // The parser is at what comes next then, on a line of its own.
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                let last_line = if text.is_empty() && plain {
+                    start.line
+                } else if is_block && end.line > start.line && span.end.index() < self.length {
+                    end.line - 1
+                } else {
+                    last_line(&span)
+                };
                 Ok(Node { kind: Kind::Scalar { text: text.into_owned(), plain }, start, last_line })
             }
             Event::Alias(_) => Ok(Node { kind: Kind::Alias, start, last_line: start.line }),

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::inject::{INJECTED, Injection, LISTS, is_ours};
+use crate::core::inject::apps::{Ours, ours};
+use crate::core::inject::{INJECTED, Injection, LISTS, SHIM_VOLUME, is_ours};
 
 /// Whether `inject` has been here.
 #[must_use]
@@ -21,6 +22,24 @@ pub fn apply(template: &mut Value, injection: &Injection) {
         annotations.insert(name.clone(), value.as_str().into());
     }
     let spec = object(object(template).entry("spec").or_insert_with(|| json!({})));
+    for change in &injection.apps {
+        let Some(container) = spec.get_mut("containers").and_then(|list| list.get_mut(change.container)) else {
+            continue;
+        };
+        for (variable, own) in &change.joined {
+            if let Some(Value::String(value)) =
+                container["env"].get_mut(*variable).and_then(|item| item.get_mut("value"))
+            {
+                value.push_str(own);
+            }
+        }
+        for (list, items) in [("env", &change.env), ("volumeMounts", &change.mounts)] {
+            let list = object(container).entry(list).or_insert_with(|| json!([]));
+            if let Value::Array(list) = list {
+                list.splice(0..0, items.iter().cloned());
+            }
+        }
+    }
     for (list, items, first) in injection.additions() {
         if items.is_empty() {
             continue;
@@ -47,11 +66,38 @@ pub fn remove(template: &mut Value) {
         }
     }
     let Some(Value::Object(spec)) = template.get_mut("spec") else { return };
+    if let Some(Value::Array(containers)) = spec.get_mut("containers") {
+        containers.iter_mut().for_each(remove_from_app);
+    }
     for list in LISTS {
         let Some(Value::Array(items)) = spec.get_mut(list) else { continue };
         items.retain(|item| !is_ours(item["name"].as_str(), item["conditionType"].as_str()));
         if items.is_empty() {
             spec.shift_remove(list);
+        }
+    }
+}
+
+fn remove_from_app(container: &mut Value) {
+    let Value::Object(container) = container else { return };
+    if let Some(Value::Array(env)) = container.get_mut("env") {
+        env.retain_mut(|item| match ours(item["name"].as_str(), item["value"].as_str()) {
+            None => true,
+            Some(Ours::Whole) => false,
+            Some(Ours::Behind(own)) => {
+                if let Some(Value::String(value)) = item.get_mut("value") {
+                    value.truncate(value.len() - own.len());
+                }
+                true
+            }
+        });
+    }
+    if let Some(Value::Array(mounts)) = container.get_mut("volumeMounts") {
+        mounts.retain(|mount| mount["name"] != SHIM_VOLUME);
+    }
+    for list in ["env", "volumeMounts"] {
+        if container.get(list).is_some_and(|list| list.as_array().is_some_and(Vec::is_empty)) {
+            container.shift_remove(list);
         }
     }
 }

@@ -20,6 +20,7 @@ pub(in crate::core) const AGENT_OPTIONS: [&str; 18] = [
     "mode",
     "outbound-port",
     "outbound-target",
+    "path",
     "permissive-until",
     "preset",
     "remoting-port",
