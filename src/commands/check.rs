@@ -134,7 +134,8 @@ async fn ask_agent(port: u16) -> Observed<AgentFacts> {
         Ok((ready, reasons, status)) => {
             let status: Value = serde_json::from_str(&status).unwrap_or_default();
             let (rules_effective, certificate) = (rules_effective(&status), certificate_in_use(&status));
-            Observed::Seen(AgentFacts { ready, reasons, rules_effective, certificate })
+            let by_ports = status["path"] == "ports";
+            Observed::Seen(AgentFacts { ready, reasons, rules_effective, certificate, by_ports })
         }
         Err(error) => Observed::Unavailable(error.to_string()),
     }

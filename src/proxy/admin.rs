@@ -257,6 +257,7 @@ impl Sidecar {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "mode": self.config.mode,
+            "path": self.config.path,
             "uptime_seconds": self.started.elapsed().as_secs(),
             "readiness": self.readiness(OffsetDateTime::now_utc()),
             "draining": self.lifecycle.drain.is_cancelled(),

@@ -142,6 +142,7 @@ fn what_an_app_dials_goes_through_both_sidecars() {
     }
     let (status, ready) = near.get("/ready");
     assert_eq!((status, &ready[..]), (200, "ready\n"));
+    assert_eq!(near.status()["path"], "ports");
 }
 
 /// Promise: without its sidecar an app connects with nobody.

@@ -48,6 +48,8 @@ pub struct AgentFacts {
     pub rules_effective: Option<bool>,
     /// The certificate that it uses, or why it has none; `None` without TLS.
     pub certificate: Option<Result<CertificateDates, String>>,
+    /// Whether it has the pod's ports, and expects no rules.
+    pub by_ports: bool,
 }
 
 /// The leaf certificate's dates and identity.
@@ -74,10 +76,20 @@ pub const CODES: [&str; 9] = [
     "app-management-listening",
 ];
 
+impl PodFacts {
+    fn is_by_ports(&self) -> bool {
+        matches!(&self.agent, Observed::Seen(agent) if agent.by_ports)
+    }
+}
+
 /// Runs every check of a pod, in an order that leads from cause to effect.
 #[must_use]
 pub fn run(facts: &PodFacts) -> Vec<CheckResult> {
-    let mut results = vec![rules_present(facts), rules_fit_ports(facts), rules_effective(facts)];
+    let mut results = if facts.is_by_ports() {
+        ["rules-present", "rules-fit-ports", "rules-effective"].map(needs_no_rules).to_vec()
+    } else {
+        vec![rules_present(facts), rules_fit_ports(facts), rules_effective(facts)]
+    };
     results.extend([agent_listening(facts), agent_ready(facts), certificates(facts), certificate_expiry(facts)]);
     results.extend([app_listening(facts), management_listening(facts)]);
     results
@@ -87,6 +99,11 @@ const RULES: &str = "table/bypassctl";
 const AGENT: &str = "container/bypassctl";
 const APP: &str = "container/app";
 const CERTIFICATES: &str = "files/tls";
+
+fn needs_no_rules(code: &'static str) -> CheckResult {
+    let check = Check { code, severity: Severity::Error, object: RULES.into() };
+    check.skip("the agent has --path ports, and needs no rules", "see agent-listening and agent-ready")
+}
 
 fn rules_present(facts: &PodFacts) -> CheckResult {
     let check = Check { code: "rules-present", severity: Severity::Error, object: RULES.into() };
@@ -206,10 +223,12 @@ fn agent_listening(facts: &PodFacts) -> CheckResult {
     };
     let AgentPorts { outbound, inbound, .. } = facts.agent_ports;
     let on = |port: u16| listeners.iter().find(|address| address.port() == port);
-    let missing: Vec<String> = [("outbound", outbound), ("inbound", inbound)]
-        .into_iter()
-        .filter(|(_, port)| on(*port).is_none())
-        .map(|(name, port)| format!("{name} {port}"))
+    let on_pod = |port: u16| listeners.iter().any(|address| address.port() == port && !address.ip().is_loopback());
+    let inbound: Vec<u16> = if facts.is_by_ports() { facts.cluster.remoting.iter().collect() } else { vec![inbound] };
+    let missing: Vec<String> = std::iter::once(("outbound", outbound, on(outbound).is_some()))
+        .chain(inbound.iter().map(|port| ("inbound", *port, on_pod(*port))))
+        .filter(|(.., is_there)| !is_there)
+        .map(|(name, port, _)| format!("{name} {port}"))
         .collect();
     if !missing.is_empty() {
         return check.fail(
@@ -225,7 +244,10 @@ fn agent_listening(facts: &PodFacts) -> CheckResult {
             "anybody could use this pod's certificate through it; it must listen on loopback alone",
             "kubectl get pod POD -o yaml",
         ),
-        None => check.pass(format!("the agent listens on {outbound} (outbound, loopback) and {inbound} (inbound)")),
+        None => {
+            let inbound = inbound.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+            check.pass(format!("the agent listens on {outbound} (outbound, loopback) and {inbound} (inbound)"))
+        }
     }
 }
 
@@ -281,6 +303,20 @@ fn certificate_expiry(facts: &PodFacts) -> CheckResult {
 
 fn app_listening(facts: &PodFacts) -> CheckResult {
     let check = Check { code: "app-remoting-listening", severity: Severity::Warning, object: APP.into() };
+    if let (true, Observed::Seen(listeners)) = (facts.is_by_ports(), &facts.listeners) {
+        // On the pod's addresses it is the agent who listens.
+        let remoting = &facts.cluster.remoting;
+        let app = listeners.iter().find(|address| remoting.contains(address.port()) && address.ip().is_loopback());
+        return match app {
+            Some(address) => check.pass(format!("the app's remoting listens on {address}, and nowhere else")),
+            None => check.fail(
+                format!("nothing listens on 127.0.0.1 at remoting {remoting}"),
+                "the agent hands arriving connections to loopback; the app is not up yet, or lacks artery.bind.hostname \
+                 127.0.0.1",
+                "kubectl logs POD -c APP",
+            ),
+        };
+    }
     let hint = "the agent hands arriving connections to the pod's address, where nothing listens; set \
                 artery.canonical.hostname (or bind.hostname) to the pod's address";
     app_port(facts, check, &facts.cluster.remoting, "remoting", hint)

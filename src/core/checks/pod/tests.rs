@@ -19,6 +19,10 @@ fn ruleset(mode: RedirectMode) -> Ruleset {
     plan.ruleset(&Substitutes::default())
 }
 
+fn agent(ready: bool, reasons: &str, rules_effective: Option<bool>) -> AgentFacts {
+    AgentFacts { ready, reasons: reasons.to_owned(), rules_effective, certificate: None, by_ports: false }
+}
+
 fn healthy() -> PodFacts {
     let listeners = ["127.0.0.1:15552", "[::1]:15552", "0.0.0.0:15553", "10.0.0.7:2552", "10.0.0.7:8558"];
     PodFacts {
@@ -27,12 +31,7 @@ fn healthy() -> PodFacts {
         rules: Observed::Seen(Some(ruleset(RedirectMode::Capture))),
         foreign_table: false,
         listeners: Observed::Seen(listeners.iter().map(|text| text.parse().unwrap()).collect()),
-        agent: Observed::Seen(AgentFacts {
-            ready: true,
-            reasons: String::new(),
-            rules_effective: Some(true),
-            certificate: None,
-        }),
+        agent: Observed::Seen(agent(true, "", Some(true))),
         certificates: Observed::Seen(Ok(CertificateDates {
             identity: "spiffe://cluster.local/ns/default/sa/appka".to_owned(),
             not_before: NOW - Duration::hours(12),
@@ -99,12 +98,7 @@ fn rules_that_send_remoting_past_the_agent_do_not_fit() {
 #[test]
 fn a_canary_that_does_not_come_back_fails() {
     let mut facts = healthy();
-    facts.agent = Observed::Seen(AgentFacts {
-        ready: false,
-        reasons: "rules".to_owned(),
-        rules_effective: Some(false),
-        certificate: None,
-    });
+    facts.agent = Observed::Seen(agent(false, "rules", Some(false)));
     assert_eq!(failures(&facts), ["rules-effective", "agent-ready"]);
 }
 
@@ -141,4 +135,21 @@ fn what_cannot_be_seen_is_skipped_and_not_failed() {
         run(&facts).into_iter().filter(|check| check.status == Status::Skip).map(|check| check.code).collect();
     assert_eq!(skipped, ["rules-present", "rules-fit-ports"]);
     assert!(failures(&facts).is_empty());
+}
+
+#[test]
+fn without_rules_the_agent_has_the_pods_ports_and_the_app_loopback() {
+    let by_ports = |listeners: &[&str]| PodFacts {
+        rules: Observed::Seen(None),
+        agent: Observed::Seen(AgentFacts { by_ports: true, ..agent(true, "", None) }),
+        listeners: Observed::Seen(listeners.iter().map(|text| text.parse().unwrap()).collect()),
+        ..healthy()
+    };
+    let well = by_ports(&["127.0.0.1:15552", "10.0.0.7:2552", "127.0.0.1:2552", "10.0.0.7:8558"]);
+    assert!(failures(&well).is_empty(), "{:#?}", run(&well));
+    assert_eq!(run(&well).iter().filter(|check| check.status == Status::Skip).count(), 3);
+    let without_app = by_ports(&["127.0.0.1:15552", "10.0.0.7:2552", "10.0.0.7:8558"]);
+    assert_eq!(failures(&without_app), ["app-remoting-listening"]);
+    let without_agent = by_ports(&["127.0.0.1:15552", "127.0.0.1:2552", "10.0.0.7:8558"]);
+    assert_eq!(failures(&without_agent), ["agent-listening"]);
 }
