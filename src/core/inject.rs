@@ -153,7 +153,7 @@ pub enum Refused {
 }
 
 /// All annotations that the pod template may have.
-pub const ANNOTATIONS: [&str; 15] = [
+pub const ANNOTATIONS: [&str; 16] = [
     "bypassctl.io/inject",
     "bypassctl.io/injected",
     "bypassctl.io/image",

@@ -8,7 +8,7 @@ use crate::core::config::{DEFAULT_ADMIN_PORT, DEFAULT_AGENT_UID, DEFAULT_INBOUND
 use crate::core::ports::{DEFAULT_MANAGEMENT_PORT, DEFAULT_REMOTING_PORT, PortSet, Preset};
 
 /// The options that checks read.
-pub(in crate::core) const AGENT_OPTIONS: [&str; 18] = [
+pub(in crate::core) const AGENT_OPTIONS: [&str; 19] = [
     "admin-port",
     "agent-uid",
     "config",
