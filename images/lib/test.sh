@@ -87,8 +87,10 @@ has_tools() {
 	for tool in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
 		in_image "$1" "$2" "/usr/sbin/$tool" --version || return
 	done
-	# Every match and target that a rule of a mesh may have is a library of its own, loaded by name.
-	in_image "$1" "$2" /usr/sbin/iptables-nft -m owner -j REDIRECT --help | grep -q 'owner match options'
+	# Every match and target that a rule of a mesh may have is a library of its own, loaded by name. Emulation has no nf_tables.
+	tool=iptables-nft
+	[ "$1" = "$(dpkg --print-architecture)" ] || tool=iptables-legacy
+	in_image "$1" "$2" "/usr/sbin/$tool" -m owner -j REDIRECT --help | grep -q 'owner match options'
 }
 
 lists_what_is_in_it() {

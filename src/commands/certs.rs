@@ -220,7 +220,8 @@ fn inspect(args: &CertsInspectArgs) -> Result<Outcome, Failure> {
             print(&text)?;
         }
     }
-    let is_well = found.iter().all(|found| found.error.is_none());
+    let is_valid = |one: &CertificateFacts| one.not_before <= now && now <= one.not_after;
+    let is_well = found.iter().all(|found| found.error.is_none() && found.certificates.iter().all(is_valid));
     Ok(if is_well { Outcome::Done } else { Outcome::NotWell })
 }
 

@@ -200,7 +200,7 @@ pub fn authorize_pod(
     let denied = |reason| Denied { reason, seen: Box::new(peer.clone()), allowed: Vec::new() };
     let [id] = peer.spiffe_ids.as_slice() else { return Err(denied(DeniedReason::NoServiceAccount)) };
     let (namespace, service_account) = id.service_account().ok_or_else(|| denied(DeniedReason::NoServiceAccount))?;
-    if own.is_some_and(|own| own != id.trust_domain()) {
+    if own.is_none_or(|own| own != id.trust_domain()) {
         return Err(denied(DeniedReason::OtherCluster));
     }
     let address = address.to_canonical();

@@ -150,6 +150,8 @@ fn split_spiffe(text: &str) -> Result<(TrustDomain, &str), IdentityError> {
 pub struct PeerIdentity {
     /// URI SANs that are SPIFFE IDs; an X.509-SVID has exactly one.
     pub spiffe_ids: Vec<SpiffeId>,
+    /// How many URI SANs are none; beside a SPIFFE ID there may be none (X.509-SVID, section 2).
+    pub other_uris: usize,
     /// DNS SANs, in lower case.
     pub dns_names: Vec<String>,
     /// IP SANs.

@@ -48,7 +48,7 @@ pub enum DeniedReason {
     NotAllowed,
     /// Its certificate has no SPIFFE ID and no DNS name.
     NoIdentity,
-    /// Its certificate has several SPIFFE IDs, which X.509-SVID (section 2) forbids.
+    /// Its certificate has several URIs, one of them a SPIFFE ID at least, which X.509-SVID (section 2) forbids.
     SeveralSpiffeIds,
     /// Its certificate does not name the address that it has.
     OtherAddress(IpAddr),
@@ -94,7 +94,7 @@ impl fmt::Display for Denied {
             }
             DeniedReason::NotAllowed => "the peer's identity is not allowed",
             DeniedReason::NoIdentity => "the peer's certificate has neither SPIFFE ID nor DNS name",
-            DeniedReason::SeveralSpiffeIds => "the peer's certificate has several SPIFFE IDs",
+            DeniedReason::SeveralSpiffeIds => "the peer's certificate has several SPIFFE IDs or other URIs beside one",
         };
         write!(f, "{reason}: seen {seen}; allowed {}", allowed_text(&self.allowed))
     }
@@ -113,13 +113,16 @@ pub fn allowed_text(allowed: &[Allow]) -> String {
 /// # Errors
 /// The evidence, if it may not.
 pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denied> {
-    if let Some(rule) = allowed.iter().find(|rule| matches(peer, rule)) {
+    let ids = peer.spiffe_ids.len();
+    // Whoever says that it is two is nobody, whatever other names it has.
+    let is_ambiguous = ids > 1 || (ids == 1 && peer.other_uris > 0);
+    if let Some(rule) = allowed.iter().find(|rule| matches(peer, rule)).filter(|_| !is_ambiguous) {
         return Ok(Permit { rule: rule.clone() });
     }
-    let reason = match (peer.spiffe_ids.len(), peer.dns_names.is_empty()) {
+    let reason = match (ids, peer.dns_names.is_empty()) {
+        _ if is_ambiguous => DeniedReason::SeveralSpiffeIds,
         (0, true) => DeniedReason::NoIdentity,
-        (0 | 1, _) => DeniedReason::NotAllowed,
-        _ => DeniedReason::SeveralSpiffeIds,
+        _ => DeniedReason::NotAllowed,
     };
     Err(Denied { reason, seen: Box::new(peer.clone()), allowed: allowed.to_vec() })
 }
@@ -172,6 +175,17 @@ mod tests {
             assert_eq!(denied.reason, DeniedReason::NotAllowed, "{other}");
             assert!(denied.to_string().contains(other) && denied.to_string().contains("spiffe://d/ns/a/sa/x"));
         }
+    }
+
+    #[test]
+    fn whoever_says_that_it_is_two_is_nobody() {
+        let allowed = rules(&["spiffe://d/x", "dns:cart", "ca"]);
+        let two = peer(&["spiffe://d/x", "spiffe://d/y"], &["cart"]);
+        let beside_another = PeerIdentity { other_uris: 1, ..peer(&["spiffe://d/x"], &["cart"]) };
+        for ambiguous in [two, beside_another] {
+            assert_eq!(authorize(&ambiguous, &allowed).unwrap_err().reason, DeniedReason::SeveralSpiffeIds);
+        }
+        assert!(authorize(&PeerIdentity { other_uris: 1, ..peer(&[], &["cart"]) }, &allowed).is_ok());
     }
 
     #[test]

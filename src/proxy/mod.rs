@@ -303,6 +303,7 @@ impl Sidecar {
         let Joined { app, peer, place } = joined;
         connection.ending = self.config.retires().then(|| Arc::new(Ending::below(&self.lifecycle.end)));
         let live = self.board.open(connection, &self.metrics);
+        self.end_if_revoked(connection);
         if let Some(traces) = &self.traces {
             traces.joined(connection);
         }
@@ -319,6 +320,18 @@ impl Sidecar {
             drop((live, place));
             reason
         })
+    }
+
+    /// A handshake may have begun before a revocation that has looked through the open connections since.
+    fn end_if_revoked(&self, connection: &Connection) {
+        let chain = connection.agreed.as_ref().and_then(|agreed| agreed.chain.as_ref());
+        let (Some(chain), Some(ending)) = (chain, &connection.ending) else { return };
+        let Some(current) = self.credentials.as_ref().and_then(|credentials| credentials.borrow().clone()) else {
+            return;
+        };
+        if current.is_revoked(chain, OffsetDateTime::now_utc()) {
+            ending.end(Reason::Revoked);
+        }
     }
 
     /// The peer (outbound) or the app (inbound) was dialled.

@@ -100,7 +100,10 @@ fn read_name(name: &GeneralName<'_>, identity: &mut PeerIdentity, texts: &mut Ve
     match name {
         GeneralName::URI(uri) => {
             // A URI that is no SPIFFE ID names nobody we could compare with.
-            identity.spiffe_ids.extend(uri.parse());
+            match uri.parse() {
+                Ok(id) => identity.spiffe_ids.push(id),
+                Err(_) => identity.other_uris += 1,
+            }
             texts.push((*uri).to_owned());
         }
         GeneralName::DNSName(dns) => {

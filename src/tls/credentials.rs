@@ -12,17 +12,15 @@ use rustls::server::VerifierBuilderError;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
-use serde::Serialize;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use time::OffsetDateTime;
-use x509_parser::prelude::FromDer as _;
-use x509_parser::revocation_list::CertificateRevocationList;
 use zeroize::Zeroize as _;
 
-use crate::core::identity::Allow;
+use crate::core::identity::{Allow, TrustDomain};
 use crate::core::sidecar::{TlsFiles, TlsVersion};
-use crate::tls::certificate::{CertificateFacts, maybe_rfc3339, timestamp};
+use crate::tls::certificate::{CertificateFacts, timestamp};
 use crate::tls::files::{self, Material, REVOKED};
+use crate::tls::revocation::{RevocationFacts, read_revocations, stale_lists};
 use crate::tls::verify::{self, PeerVerifier, Trust};
 
 /// What is wrong with credentials.
@@ -130,6 +128,16 @@ pub struct Credentials {
     /// What is wrong with the files without making them unusable.
     pub warnings: Vec<String>,
     verifier: Arc<PeerVerifier>,
+    /// What the configurations were made of.
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    own: RootCertStore,
+    others: Vec<(TrustDomain, RootCertStore)>,
+    certified: Arc<CertifiedKey>,
+    min_version: TlsVersion,
 }
 
 impl Credentials {
@@ -167,35 +175,43 @@ impl Credentials {
         let mut trust = Trust::in_own(store);
         for (i, (domain, pem)) in set.federated.iter().enumerate() {
             let path = files.federated.get(i).map_or(files.ca.as_path(), |(_, path)| path);
-            let others = read_roots(pem, path, now)?;
-            roots.extend(others.facts);
-            warnings.extend(others.warnings);
-            trust.others.push((domain.clone(), others.store));
+            // What another trust domain hands over may end or break at any time: nobody vouches for that domain then, not our
+            // own authority either, and our own credentials go on.
+            match read_roots(pem, path, now) {
+                Ok(others) => {
+                    roots.extend(others.facts);
+                    warnings.extend(others.warnings);
+                    trust.others.push((domain.clone(), others.store));
+                }
+                Err(fault) => {
+                    warnings.push(format!("nobody vouches for trust domain {domain}: {fault}"));
+                    trust.others.push((domain.clone(), RootCertStore::empty()));
+                }
+            }
         }
         let revocations = match files.revoked.as_deref() {
             None => Vec::new(),
             Some(path) => {
                 let (lists, facts) = read_revocations(&set.revoked, path)?;
-                let stale = facts.iter().filter(|list| list.next_update.is_some_and(|next| next < now));
-                warnings.extend(stale.map(|list| {
-                    format!(
-                        "{REVOKED} {}: the list of {} is out of date: it was to be replaced at {}",
-                        path.display(),
-                        list.issuer,
-                        list.next_update.map(timestamp).unwrap_or_default()
-                    )
-                }));
+                warnings.extend(stale_lists(&facts, path, now));
                 trust.revoked = lists;
                 facts
             }
         };
 
+        if let [usage] = leaf.usages[..] {
+            warnings.push(format!(
+                "the certificate's extended key usage is {usage} alone: sidecars take it, nodes with TLS of their own refuse it"
+            ));
+        }
         let allowed = if allow.is_empty() { Allow::same_as(&leaf.identity) } else { allow.to_vec() };
         if allowed.is_empty() {
             let detail = "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect";
             let path = files.certificate.clone();
             return Err(CredentialError::NotUsable { what: "certificate", path, detail: detail.to_owned() });
         }
+        let parts =
+            Parts { own: trust.own.clone(), others: trust.others.clone(), certified: Arc::new(certified), min_version };
         let verifier = PeerVerifier::new(trust, Arc::clone(&provider), allowed.clone()).map_err(|error| {
             let (what, path) = match (&error, &files.revoked) {
                 (VerifierBuilderError::InvalidCrl(_), Some(path)) => (REVOKED, path),
@@ -211,11 +227,48 @@ impl Credentials {
             source: Box::new(source),
         })?;
         let (client, server) =
-            configurations(&verifier, &Arc::new(certified), &provider, min_version).map_err(|error| {
+            configurations(&verifier, &parts.certified, &provider, min_version).map_err(|error| {
                 let detail = format!("no TLS with it: {error}");
                 CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
             })?;
-        Ok(Self { client, server, chain: facts, leaf, roots, allowed, revocations, warnings, verifier })
+        let parts = Arc::new(parts);
+        Ok(Self { client, server, chain: facts, leaf, roots, allowed, revocations, warnings, verifier, parts })
+    }
+
+    /// The same, with other revocation lists.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub(super) fn with_revocations(
+        &self,
+        pem: &[u8],
+        path: &Path,
+        now: OffsetDateTime,
+    ) -> Result<Self, CredentialError> {
+        let not_usable = |detail: String| CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail };
+        let (revoked, revocations) = read_revocations(pem, path)?;
+        let Parts { own, others, certified, min_version } = &*self.parts;
+        let trust = Trust { own: own.clone(), others: others.clone(), revoked };
+        let provider = Arc::new(provider());
+        let verifier = PeerVerifier::new(trust, Arc::clone(&provider), self.allowed.clone());
+        let verifier = Arc::new(verifier.map_err(|error| not_usable(error.to_string()))?);
+        let (client, server) = configurations(&verifier, certified, &provider, *min_version)
+            .map_err(|error| not_usable(format!("no TLS with it: {error}")))?;
+        let mut warnings = self.warnings.clone();
+        warnings.retain(|warning| !warning.starts_with(REVOKED));
+        warnings.extend(stale_lists(&revocations, path, now));
+        Ok(Self {
+            client,
+            server,
+            chain: self.chain.clone(),
+            leaf: self.leaf.clone(),
+            roots: self.roots.clone(),
+            allowed: self.allowed.clone(),
+            revocations,
+            warnings,
+            verifier,
+            parts: Arc::clone(&self.parts),
+        })
     }
 
     /// The certificates of a file, in its order; there is at least one.
@@ -319,40 +372,6 @@ pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'
     if chain.is_empty() { Err(no_pem(what, pem, path)) } else { Ok(chain) }
 }
 
-/// What a certificate revocation list says.
-#[derive(Clone, Debug, Serialize)]
-pub struct RevocationFacts {
-    /// Whose certificates are in it.
-    pub issuer: String,
-    /// How many.
-    pub revoked: usize,
-    /// When a newer list was to be there.
-    #[serde(serialize_with = "maybe_rfc3339")]
-    pub next_update: Option<OffsetDateTime>,
-}
-
-type Revocations = (Vec<CertificateRevocationListDer<'static>>, Vec<RevocationFacts>);
-
-/// Each list counts: who leaves one out trusts what it has revoked.
-fn read_revocations(pem: &[u8], path: &Path) -> Result<Revocations, CredentialError> {
-    let not_usable = |detail| CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail };
-    let lists = CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let lists = lists.map_err(|error| not_usable(format!("malformed PEM: {error}")))?;
-    if lists.is_empty() {
-        return Err(no_pem(REVOKED, pem, path));
-    }
-    let facts = lists.iter().map(|list| {
-        let (_, parsed) = CertificateRevocationList::from_der(list).map_err(|error| not_usable(error.to_string()))?;
-        Ok(RevocationFacts {
-            issuer: parsed.issuer().to_string(),
-            revoked: parsed.iter_revoked_certificates().count(),
-            next_update: parsed.next_update().map(|at| at.to_datetime()),
-        })
-    });
-    let facts = facts.collect::<Result<_, CredentialError>>()?;
-    Ok((lists, facts))
-}
-
 fn unix(at: OffsetDateTime) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unix_timestamp().try_into().unwrap_or(0)))
 }
@@ -370,7 +389,7 @@ pub(super) fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>
     }
 }
 
-fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
+pub(super) fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
     let path = path.to_owned();
     // Every certificate and every key is one ASN.1 SEQUENCE (X.690, section 8.9).
     if bytes.first() == Some(&0x30) {
@@ -406,6 +425,14 @@ pub(super) fn pair(
     }
 }
 
+/// From each `-----BEGIN` to the next: a block without an end does not take the one behind it along.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let mut starts: Vec<usize> = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN)).collect();
+    starts.push(pem.len());
+    (1..starts.len()).map(move |i| &pem[starts[i - 1]..starts[i]])
+}
+
 pub(super) struct Roots {
     pub(super) store: RootCertStore,
     facts: Vec<CertificateFacts>,
@@ -418,7 +445,8 @@ pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result
     let what = "CA";
     let mut roots = Roots { store: RootCertStore::empty(), facts: Vec::new(), warnings: Vec::new() };
     let mut first_fault = None;
-    for (i, section) in CertificateDer::pem_slice_iter(pem).enumerate() {
+    for (i, block) in blocks(pem).enumerate() {
+        let section = CertificateDer::from_pem_slice(block);
         let root = section.map_err(|error| format!("malformed PEM: {error}")).and_then(|der| {
             let facts = CertificateFacts::of(&der)?;
             Ok((der, facts))

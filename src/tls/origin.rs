@@ -1,16 +1,14 @@
 //! Where a [`Reloader`](crate::tls::Reloader) looks for credentials: at files, or at what somebody has supplied.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::core::identity::TrustDomain;
 use crate::core::sidecar::TlsFiles;
 use crate::tls::credentials::CredentialError;
 use crate::tls::files::{self, Material};
-use crate::tls::serving::living_roots;
 
 /// The last that somebody has supplied, and what keeps them from supplying more.
 #[derive(Clone, Default)]
@@ -54,10 +52,10 @@ pub(super) type Found = (Material, TlsFiles);
 
 impl Origin {
     /// `None` as long as nothing was ever supplied.
-    pub(super) fn read(&self, now: OffsetDateTime) -> Result<Option<Found>, CredentialError> {
+    pub(super) fn read(&self) -> Result<Option<Found>, CredentialError> {
         match self {
             Self::Files(files) => Ok(Some((files::read(files)?, files.clone()))),
-            Self::Supplied(supplied) => supplied.read(now),
+            Self::Supplied(supplied) => supplied.read(),
         }
     }
 
@@ -80,17 +78,23 @@ impl Origin {
         std::future::pending().await
     }
 
+    /// The file of revocation lists, where there is one.
+    pub(super) fn revoked(&self) -> Option<&Path> {
+        match self {
+            Self::Files(files) => files.revoked.as_deref(),
+            Self::Supplied(supplied) => supplied.revoked.as_deref(),
+        }
+    }
+
     pub(super) const fn is_supplied(&self) -> bool {
         matches!(self, Self::Supplied(_))
     }
 }
 
 impl Supplied {
-    fn read(&self, now: OffsetDateTime) -> Result<Option<Found>, CredentialError> {
+    fn read(&self) -> Result<Option<Found>, CredentialError> {
         let Some(material) = self.supply.borrow().material.clone() else { return Ok(None) };
         let mut set = Material::clone(&material);
-        // What another trust domain hands over may end at any time, and is no reason to lose our own.
-        set.federated.retain(|(_, roots)| !living_roots(roots, now).is_empty());
         let label = PathBuf::from(&self.from);
         let mut names = TlsFiles::three(label.clone(), label.clone(), self.ca.clone().unwrap_or_else(|| label.clone()));
         names.federated = set.federated.iter().map(|(domain, _)| (domain.clone(), label.clone())).collect();

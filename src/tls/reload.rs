@@ -2,7 +2,7 @@
 //!
 //! Invariant: what the receivers see was checked as a whole; a fault at the source changes nothing but [`ReloadState`].
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::files::Material;
+use crate::tls::files::{Material, read_regular};
 use crate::tls::origin::{Found, Origin, Supplied};
 
 /// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
@@ -55,6 +55,8 @@ pub struct Reloader {
     /// What is at the source, as far as it was usable.
     latest: Option<[u64; 2]>,
     hasher: RandomState,
+    /// The revocation lists that were last applied without the rest.
+    lists: Option<u64>,
     past: Past,
     /// When what is in use has to be looked at again though the files are the same: a root that has ended vouches for
     /// nobody.
@@ -88,6 +90,7 @@ impl Reloader {
             origin,
             latest: None,
             hasher: RandomState::new(),
+            lists: None,
             past: Past::new(terms.overlap),
             terms,
             look_again: None,
@@ -144,7 +147,10 @@ impl Reloader {
                 self.show(taken, now, message);
                 None
             }
-            Err(fault) => Some(fault.to_string()),
+            Err(fault) => {
+                self.revoke_alone(now);
+                Some(fault.to_string())
+            }
         };
         // That nothing newer comes is newer than what is wrong with what came.
         let fault = self.origin.fault().or(unusable);
@@ -172,7 +178,7 @@ impl Reloader {
 
     /// What is at the source, checked; `None` if it is what is in use, or nothing yet.
     fn take(&self, now: OffsetDateTime) -> Result<Option<Taken>, CredentialError> {
-        let Some((set, names)): Option<Found> = self.origin.read(now)? else { return Ok(None) };
+        let Some((set, names)): Option<Found> = self.origin.read()? else { return Ok(None) };
         let fingerprint = set.fingerprint(&self.hasher);
         if self.latest == Some(fingerprint) && self.look_again.is_none_or(|at| now <= at) {
             return Ok(None);
@@ -200,6 +206,25 @@ impl Reloader {
         Ok(Some(Taken { fingerprint, past, credentials }))
     }
 
+    /// Applies new revocation lists to what is in use although the rest of the set has a fault: who lost trust is shut out
+    /// whatever becomes of our own certificate.
+    fn revoke_alone(&mut self, now: OffsetDateTime) {
+        let Some(path) = self.origin.revoked() else { return };
+        let (Ok(pem), Some(current)) = (read_regular(path), self.current.borrow().clone()) else { return };
+        let fingerprint = self.hasher.hash_one(&pem);
+        if self.lists == Some(fingerprint) {
+            return;
+        }
+        match current.with_revocations(&pem, path, now) {
+            Ok(credentials) => {
+                log_taken(&credentials, "revocation lists reloaded; the rest of the credentials has a fault");
+                self.current.send_replace(Some(Arc::new(credentials)));
+            }
+            Err(fault) => tracing::warn!(%fault, "new revocation lists are not usable"),
+        }
+        self.lists = Some(fingerprint);
+    }
+
     fn show(&mut self, taken: Taken, now: OffsetDateTime, message: &str) {
         let Taken { fingerprint, past, credentials } = taken;
         log_taken(&credentials, message);
@@ -209,6 +234,7 @@ impl Reloader {
             state.loaded_at = Some(timestamp(now));
         }
         self.latest = Some(fingerprint);
+        self.lists = None;
         let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
         self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
         self.past = past;

@@ -13,7 +13,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertRevocationListError, CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 
@@ -56,6 +57,13 @@ impl Trust {
 /// Roots, with what has been revoked under them. An authority without a list has revoked nothing.
 #[derive(Debug)]
 struct Anchors {
+    /// Without any list, then with each list alone: webpki asks the first list of an issuer's name only, and an authority
+    /// may have several, or have had another key under the same name.
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
     as_server: Arc<WebPkiServerVerifier>,
     as_client: Arc<dyn ClientCertVerifier>,
 }
@@ -67,16 +75,39 @@ impl Anchors {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, VerifierBuilderError> {
         let roots = Arc::new(roots);
-        let server = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
-        let client = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
-        Ok(Self {
-            as_server: server.with_crls(revoked.iter().cloned()).allow_unknown_revocation_status().build()?,
-            as_client: client.with_crls(revoked.iter().cloned()).allow_unknown_revocation_status().build()?,
-        })
+        let lists = std::iter::once(None).chain(revoked.iter().map(Some));
+        let layers = lists.map(|list| {
+            let server = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+            let client = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+            Ok::<_, VerifierBuilderError>(Layer {
+                as_server: server.with_crls(list.cloned()).allow_unknown_revocation_status().build()?,
+                as_client: client.with_crls(list.cloned()).allow_unknown_revocation_status().build()?,
+            })
+        });
+        Ok(Self { layers: layers.collect::<Result<_, VerifierBuilderError>>()? })
     }
 
-    /// Whether the chain leads to a root. Cluster peers are clients and servers at once, and keystores made for one
-    /// role are common, so a leaf for either extended key usage will do.
+    /// Whether the chain leads to a root, and nothing in it is revoked.
+    fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        for layer in &self.layers {
+            match layer.verify(leaf, rest, now) {
+                // A list that another key under the same name has signed is not about this chain.
+                Err(Error::InvalidCertRevocationList(CertRevocationListError::BadSignature)) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The verifier without lists: names of roots, signatures.
+    fn plain(&self) -> &dyn ClientCertVerifier {
+        &*self.layers[0].as_client
+    }
+}
+
+impl Layer {
+    /// Cluster peers are clients and servers at once, and keystores made for one role are common, so a leaf for either
+    /// extended key usage will do.
     fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         // Nobody's name: names are compared last, once the chain is good.
         let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4])));
@@ -92,15 +123,19 @@ impl Anchors {
     }
 }
 
+/// Nobody vouches for it.
+const NOBODY: Error = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+
 /// Verifies clients and servers alike.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
     own: Anchors,
-    others: Vec<(TrustDomain, Anchors)>,
+    /// `None` for a domain whose roots have all ended, or are no roots: nobody vouches for it then.
+    others: Vec<(TrustDomain, Option<Anchors>)>,
     provider: Arc<CryptoProvider>,
     allowed: Vec<Allow>,
-    /// Those of `allowed` that are about names: `ca` means our own authorities.
-    allowed_by_name: Vec<Allow>,
+    /// Those of `allowed` that are about SPIFFE IDs: `ca` and DNS names mean our own authorities.
+    allowed_abroad: Vec<Allow>,
     pub(super) vouched: Vouched,
 }
 
@@ -111,26 +146,31 @@ impl PeerVerifier {
         allowed: Vec<Allow>,
     ) -> Result<Self, VerifierBuilderError> {
         let anchors = |roots| Anchors::new(roots, &trust.revoked, &provider);
-        let others = trust.others.into_iter().map(|(domain, roots)| Ok((domain, anchors(roots)?)));
+        let others = trust.others.into_iter().map(|(domain, roots)| {
+            let anchors = if roots.is_empty() { None } else { Some(anchors(roots)?) };
+            Ok((domain, anchors))
+        });
         let (others, own) = (others.collect::<Result<_, VerifierBuilderError>>()?, anchors(trust.own)?);
-        let allowed_by_name = allowed.iter().filter(|rule| **rule != Allow::AnyOfCa).cloned().collect();
-        Ok(Self { own, others, provider, allowed, allowed_by_name, vouched: Vouched::default() })
+        let of_ids = |rule: &&Allow| matches!(rule, Allow::Spiffe(_) | Allow::SpiffePrefix(_));
+        let allowed_abroad = allowed.iter().filter(of_ids).cloned().collect();
+        Ok(Self { own, others, provider, allowed, allowed_abroad, vouched: Vouched::default() })
     }
 
     /// Who vouches for a peer of this identity, and which rules it may be let in by.
-    fn for_whom(&self, identity: &PeerIdentity) -> (&Anchors, &[Allow]) {
+    fn for_whom(&self, identity: &PeerIdentity) -> (Option<&Anchors>, &[Allow]) {
         let domain = match identity.spiffe_ids.as_slice() {
             [id] => self.others.iter().find(|(domain, _)| domain == id.trust_domain()),
             _ => None,
         };
-        domain.map_or((&self.own, &self.allowed), |(_, anchors)| (anchors, &self.allowed_by_name))
+        domain.map_or((Some(&self.own), &self.allowed), |(_, anchors)| (anchors.as_ref(), &self.allowed_abroad))
     }
 
     /// Whether a chain, its leaf first, may serve a peer or ourselves, whatever the rules say of its identity.
     pub(super) fn verify_chain(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
         let identity = CertificateFacts::of(leaf).map(|facts| facts.identity).unwrap_or_default();
-        self.for_whom(&identity).0.verify(leaf, rest, now)
+        let anchors = self.for_whom(&identity).0.ok_or(NOBODY)?;
+        anchors.verify(leaf, rest, now)
     }
 
     /// Whether a peer with this chain, its leaf first, may connect now.
@@ -152,7 +192,8 @@ impl PeerVerifier {
         }
         let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let (anchors, allowed) = self.for_whom(&facts.identity);
-        if let Err(source) = anchors.verify(leaf, intermediates, now) {
+        let verified = anchors.ok_or(NOBODY).and_then(|anchors| anchors.verify(leaf, intermediates, now));
+        if let Err(source) = verified {
             let claimed = facts.identity.to_string();
             return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
         }
@@ -237,7 +278,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.own.as_client.root_hint_subjects()
+        self.own.plain().root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -255,7 +296,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(&*self.own.as_client, message, cert, dss)
+        ClientCertVerifier::verify_tls12_signature(self.own.plain(), message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -264,10 +305,10 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(&*self.own.as_client, message, cert, dss)
+        ClientCertVerifier::verify_tls13_signature(self.own.plain(), message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.own.as_client.supported_verify_schemes()
+        self.own.plain().supported_verify_schemes()
     }
 }

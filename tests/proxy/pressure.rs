@@ -84,11 +84,13 @@ fn readers_that_do_not_read_cost_little_each() {
     let before = [near.memory(), far.memory()];
     let block = vec![0; 1 << 20];
     let mut all_are_backlogged = |when: &str| {
-        eventually(when, || {
+        // A GiB is sealed and opened until all are, unoptimised, perhaps beside other work.
+        let is_quiet = (0..300).any(|_| {
             let written: usize = writers.iter_mut().map(|writer| writer.write(&block).unwrap_or(0)).sum();
             std::thread::sleep(Duration::from_millis(200));
-            (written == 0).then_some(())
+            written == 0
         });
+        assert!(is_quiet, "not within a minute: {when}");
     };
     far.signal(Signal::SIGSTOP);
     all_are_backlogged("backlogged before far");
@@ -183,7 +185,8 @@ fn a_root_that_ends_is_let_go() {
     let certificates = Certificates::new();
     let app = App::echo();
     let dir = certificates.path().join("both");
-    let end = OffsetDateTime::now_utc() + Duration::from_secs(6);
+    // Certificates know whole seconds.
+    let end = (OffsetDateTime::now_utc() + Duration::from_secs(7)).replace_nanosecond(0).unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "short");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

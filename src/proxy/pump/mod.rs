@@ -144,6 +144,10 @@ async fn until_the_end(
     bounds: Bounds<'_>,
     mut aborted: Option<Pin<Box<impl Future<Output = ()>>>>,
 ) -> Result<Reason, Broken> {
+    // Not one byte for whoever has lost trust during the handshake.
+    if bounds.end.is_cancelled() {
+        return Ok(bounds.ending.map_or(Reason::Drained, Ending::reason));
+    }
     let mut ended = pin!(bounds.end.cancelled());
     let mut state = State::default();
     poll_fn(|cx| {

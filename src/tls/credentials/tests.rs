@@ -134,6 +134,20 @@ fn who_is_revoked_is_refused_and_nobody_else() {
     foreign.admit(&[der(&thief.certificate_pem)], OffsetDateTime::now_utc()).unwrap();
     let both = check_all(&with(list(&other, &[]) + &list(&ca, &[&thief])), &files, &[]).unwrap();
     assert!(why(&both, &thief).contains("Revoked"));
+    // Each of an authority's lists counts, and one of an earlier key under the same name is about nobody of ours.
+    let two = check_all(&with(list(&ca, &[]) + &list(&ca, &[&thief])), &files, &[]).unwrap();
+    assert!(why(&two, &thief).contains("Revoked"));
+    let namesake = DevelopmentCa::new("a").unwrap();
+    let renewed = check_all(&with(list(&namesake, &[&friend]) + &list(&ca, &[&thief])), &files, &[]).unwrap();
+    renewed.admit(&[der(&friend.certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+    assert!(why(&renewed, &thief).contains("Revoked"));
+    // Lists alone, for a set whose rest has a fault.
+    let later = credentials.with_revocations(
+        list(&ca, &[&friend]).as_bytes(),
+        Path::new("/d/crl.pem"),
+        OffsetDateTime::now_utc(),
+    );
+    assert!(why(&later.unwrap(), &friend).contains("Revoked"));
     // Ourselves.
     assert!(fault(check_all(&with(list(&ca, &[&own])), &files, &[])).contains("Revoked"));
     for (broken, part) in [
@@ -193,8 +207,26 @@ fn roots_of_another_trust_domain_vouch_for_it_alone() {
     // `ca` means our own.
     let ca = check_all(&set, &files, &["ca"]).unwrap();
     assert!(why(&ca, &of(&theirs, "west")).contains("not allowed"));
+    // Nor do names that are no SPIFFE IDs.
+    let named =
+        LeafRequest { dns_names: vec!["cart.shop".to_owned()], ..LeafRequest::for_service_account("west", "x", "y") };
+    let by_name = check_all(&set, &files, &["dns:cart.shop"]).unwrap();
+    by_name
+        .admit(&[der(&ours.issue(&LeafRequest { spiffe_id: None, ..named.clone() }).unwrap().certificate_pem)], now)
+        .unwrap();
+    assert!(why(&by_name, &theirs.issue(&named).unwrap()).contains("not allowed"));
+    // A bundle that is none leaves its domain without anybody, and takes nothing else along.
     let broken = Material { federated: vec![("west".parse().unwrap(), b"nothing".to_vec())], ..set };
-    assert!(fault(check_all(&broken, &files, &[])).contains("/d/west.pem"));
+    let broken = check_all(&broken, &files, &["spiffe://east/*", "spiffe://west/*"]).unwrap();
+    assert!(
+        broken.warnings[0].contains("nobody vouches for trust domain west: CA /d/west.pem"),
+        "{:?}",
+        broken.warnings
+    );
+    broken.admit(&[der(&of(&ours, "east").certificate_pem)], now).unwrap();
+    for authority in [&ours, &theirs] {
+        assert!(why(&broken, &of(authority, "west")).contains("UnknownIssuer"));
+    }
 }
 
 #[test]
@@ -207,4 +239,16 @@ fn a_leaf_without_names_or_for_one_role_leads_to_its_root_all_the_same() {
     assert!(!why(&credentials, &stranger).is_empty());
     let late = OffsetDateTime::now_utc() + Duration::days(2);
     assert!(credentials.admit(&[der(&nameless.certificate_pem)], late).is_err(), "expired");
+}
+
+#[test]
+fn a_root_without_an_end_does_not_take_the_next_one_along() {
+    let [a, b, c] = ["a", "b", "c"].map(|name| DevelopmentCa::new(name).unwrap());
+    let own = a.issue(&request()).unwrap();
+    let cut = &b.certificate_pem()[..b.certificate_pem().len() / 2];
+    let bundle = format!("{}{cut}\n{}", a.certificate_pem(), c.certificate_pem());
+    let credentials = check_leaf(&own, &bundle).unwrap();
+    assert!(credentials.warnings[0].starts_with("root number 2 is left out"), "{:?}", credentials.warnings);
+    credentials.admit(&[der(&c.issue(&request()).unwrap().certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+    check_leaf(&own, &format!("{cut}\n{}", a.certificate_pem())).unwrap();
 }
