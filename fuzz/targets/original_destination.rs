@@ -28,9 +28,10 @@ fn address(bytes: &[u8]) -> Option<SocketAddr> {
 fuzz_target!(|bytes: &[u8]| {
     if let Some((prefix, rest)) = bytes.split_first_chunk()
         && let Ok(prefix) = Prefix::parse(prefix)
-        && let Ok(told) = prefix.destination(rest)
+        && let Ok([from, told]) = prefix.addresses(rest)
     {
         assert!(rest.len() >= 12 && told.ip().to_canonical() == told.ip(), "{told}");
+        assert_eq!(prefix.destination(rest, from), Ok(told));
     }
     let Some((addresses, ranges)) = bytes.split_at_checked(60) else { return };
     let ranges = ranges.chunks_exact(4).filter_map(|range| {

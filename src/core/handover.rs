@@ -25,6 +25,16 @@ pub enum HandoverError {
     /// Not TCP.
     #[error("family and protocol {0:#04x} are not TCP over IPv4 or IPv6")]
     Family(u8),
+    /// Somebody has carried it on.
+    #[error(
+        "its header was written for a connection from {told}, and this one comes from {from}: through a proxy, not from the app"
+    )]
+    ThroughOthers {
+        /// As the header has it.
+        told: SocketAddr,
+        /// As the kernel has it.
+        from: SocketAddr,
+    },
     /// Too short for its addresses, or too long for a header.
     #[error("{0} bytes behind the header's beginning are not what it takes")]
     Length(usize),
@@ -60,22 +70,34 @@ impl Prefix {
         if (least..=LONGEST).contains(&rest) { Ok(Self { is_v4, rest }) } else { Err(HandoverError::Length(rest)) }
     }
 
-    /// Where the connection was going; mapped addresses as IPv4.
+    /// Where the connection comes from and where it was going; mapped addresses as IPv4.
     ///
     /// # Errors
     /// [`HandoverError::Length`] if these are not the bytes that come behind it.
-    pub fn destination(self, rest: &[u8]) -> Result<SocketAddr, HandoverError> {
+    pub fn addresses(self, rest: &[u8]) -> Result<[SocketAddr; 2], HandoverError> {
         let short = HandoverError::Length(rest.len());
+        let size = if self.is_v4 { 4 } else { 16 };
         let at = |from: usize, length: usize| rest.get(from..from + length).ok_or(short);
-        let (ip, port) = if self.is_v4 {
-            let octets: [u8; 4] = at(4, 4)?.try_into().map_err(|_| short)?;
-            (IpAddr::V4(Ipv4Addr::from(octets)), at(10, 2)?)
-        } else {
-            let octets: [u8; 16] = at(16, 16)?.try_into().map_err(|_| short)?;
-            (IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), at(34, 2)?)
+        let address = |i: usize| {
+            let (ip, port) = (at(i * size, size)?, at(2 * size + 2 * i, 2)?);
+            let ip = match <[u8; 4]>::try_from(ip) {
+                Ok(octets) => IpAddr::V4(Ipv4Addr::from(octets)),
+                Err(_) => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(ip).map_err(|_| short)?)).to_canonical(),
+            };
+            Ok(SocketAddr::new(ip, u16::from_be_bytes(port.try_into().map_err(|_| short)?)))
         };
-        let port = u16::from_be_bytes(port.try_into().map_err(|_| short)?);
-        Ok(SocketAddr::new(ip, port))
+        Ok([address(0)?, address(1)?])
+    }
+
+    /// Where the connection was going, which comes from `from`. What a proxy has carried on does not come from where its
+    /// header says: somebody outside who gets through to the sidecar so must not dial peers with our certificate.
+    ///
+    /// # Errors
+    /// See [`HandoverError`].
+    pub fn destination(self, rest: &[u8], from: SocketAddr) -> Result<SocketAddr, HandoverError> {
+        let [source, destination] = self.addresses(rest)?;
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if source == from { Ok(destination) } else { Err(HandoverError::ThroughOthers { told: source, from }) }
     }
 }
 
@@ -86,7 +108,8 @@ mod tests {
     fn header(command: u8, family: u8, rest: &[u8]) -> Result<SocketAddr, HandoverError> {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
         let bytes = [&SIGNATURE[..], &[command, family], &length].concat();
-        Prefix::parse(&bytes.try_into().unwrap())?.destination(rest)
+        let prefix = Prefix::parse(&bytes.try_into().unwrap())?;
+        prefix.addresses(rest).map(|[_, destination]| destination)
     }
 
     #[test]
@@ -113,6 +136,18 @@ mod tests {
         assert_eq!(header(0x21, 0x21, &[0; 12]), Err(HandoverError::Length(12)));
         assert_eq!(header(0x21, 0x11, &[0; 513]), Err(HandoverError::Length(513)));
         let prefix = Prefix { is_v4: false, rest: 36 };
-        assert_eq!(prefix.destination(&[0; 35]), Err(HandoverError::Length(35)));
+        assert_eq!(prefix.addresses(&[0; 35]), Err(HandoverError::Length(35)));
+    }
+
+    #[test]
+    fn a_header_that_somebody_has_carried_on_is_refused() {
+        let prefix = Prefix { is_v4: true, rest: 12 };
+        let rest = [127, 0, 0, 1, 10, 0, 0, 7, 0x9c, 0x40, 0x09, 0xf8];
+        for from in ["127.0.0.1:40000", "[::ffff:127.0.0.1]:40000"] {
+            assert_eq!(prefix.destination(&rest, from.parse().unwrap()), Ok("10.0.0.7:2552".parse().unwrap()));
+        }
+        let from = "127.0.0.1:40001".parse().unwrap();
+        let error = prefix.destination(&rest, from).unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:40000") && error.contains("127.0.0.1:40001"), "{error}");
     }
 }

@@ -14,13 +14,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads the header, and no byte of the app's; where the connection was going.
 pub(super) async fn receive(app: &mut TcpStream) -> io::Result<SocketAddr> {
+    let from = app.peer_addr()?;
     let read = async {
         let mut prefix = [0; PREFIX];
         app.read_exact(&mut prefix).await?;
         let prefix = Prefix::parse(&prefix).map_err(invalid)?;
         let mut rest = vec![0; prefix.rest];
         app.read_exact(&mut rest).await?;
-        prefix.destination(&rest).map_err(invalid)
+        prefix.destination(&rest, from).map_err(invalid)
     };
     match tokio::time::timeout(PATIENCE, read).await {
         Ok(told) => told,

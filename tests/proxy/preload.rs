@@ -232,16 +232,25 @@ fn only_remoting_that_is_handed_over_is_taken() {
     seclude();
     let certificates = Certificates::new();
     let near = on_ports(&certificates.tls_dir("cart"), NEAR, 2552, &[]);
-    for (said, reason) in [
-        (&b"AKKA\x01 and what more an app says"[..], "no_destination"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x0a\x63\0\x02\x9c\x40\x1f\x90", "not_remoting"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0", "no_destination"),
+    let header = |port: u16| {
+        let to_8080 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x0a\x63\0\x02";
+        [&to_8080[..], &port.to_be_bytes(), &8080_u16.to_be_bytes()].concat()
+    };
+    for (say, refusal) in [
+        (
+            &(|_| b"AKKA\x01 and what more an app says".to_vec()) as &dyn Fn(u16) -> Vec<u8>,
+            "does not begin with a header",
+        ),
+        (&|_| b"\r\n\r\n\0\r\nQUIT\n\x20\x00\0\0".to_vec(), "version and command 0x20"),
+        (&|port| header(port ^ 1), "through a proxy, not from the app"),
+        (&|port| header(port), "\"reason\":\"not_remoting\""),
     ] {
         let mut stream = connect(near.outbound).unwrap();
-        stream.write_all(said).unwrap();
+        stream.write_all(&say(stream.local_addr().unwrap().port())).unwrap();
         assert_no_byte(&mut stream);
-        near.log_line(&["connection refused", &format!("\"reason\":\"{reason}\"")]);
+        near.log_line(&["connection refused", refusal]);
     }
+    near.log_line(&["connection refused", "\"reason\":\"no_destination\""]);
     let started = Instant::now();
     let mut silent = connect(near.outbound).unwrap();
     assert_reset(&mut silent);
