@@ -82,6 +82,13 @@ prints_rules() {
 	in_image "$1" "$2" /usr/local/bin/bypassctl init --dry-run | grep -q 'table inet bypassctl'
 }
 
+# Named, since there is no /proc to say where the binary is.
+brings_the_library() {
+	local library=libbypassctl_preload.so
+	in_image "$1" "$2" /usr/local/bin/bypassctl shim --install / --library "/usr/local/lib/bypassctl/$library" &&
+		as_root cmp "$2/$library" "$2/usr/local/lib/bypassctl/$library" && as_root rm -f "$2/$library"
+}
+
 has_tools() {
 	local tool
 	for tool in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
@@ -128,6 +135,7 @@ test_images() {
 			check "$name $arch: starts and says its version" says_its_version "$arch" "$root"
 			check "$name $arch: judges the sample's manifests" judges_manifests "$arch" "$root"
 			check "$name $arch: decides the rules" prints_rules "$arch" "$root"
+			check "$name $arch: brings the library that apps preload" brings_the_library "$arch" "$root"
 			check "$name $arch: its SBOM lists what is in it" lists_what_is_in_it "${archive%.tar}.cdx.json" "$variant"
 			check "$name $arch: its SBOM is this binary's" names_the_binary "${archive%.tar}.cdx.json" "$binary"
 			if [ "$variant" = plain ]; then
