@@ -41,6 +41,8 @@ pub const SHIM_VOLUME: &str = "bypassctl-shim";
 pub const PREFIX: &str = "bypassctl.io/";
 /// The annotation that says which version injected.
 pub const INJECTED: &str = "bypassctl.io/injected";
+/// The annotation, or label, by which a pod says what it wants of the node's CNI plugin.
+pub const RULES: &str = "bypassctl.io/rules";
 /// The condition that a pod's readiness gate waits for.
 pub const GATE: &str = "bypassctl.io/remoting-ready";
 /// The library that apps preload where there are no rules.
@@ -169,7 +171,7 @@ pub const ANNOTATIONS: [&str; 16] = [
     "bypassctl.io/backend",
     "bypassctl.io/events",
     "bypassctl.io/readiness-gate",
-    "bypassctl.io/rules",
+    RULES,
 ];
 
 /// What is added to one pod.

@@ -160,6 +160,22 @@ fn what_the_frameworks_give_and_what_they_need_raises_no_alarm() {
     }
 }
 
+/// A sidecar alone is whole where the node's CNI plugin makes its rules, and only there.
+#[test]
+fn a_sidecar_whose_rules_the_node_makes_is_complete() {
+    let alone = broken::BYPASSCTL.replace("args: [init, --preset, pekko]", "args: [status]");
+    assert_eq!(codes(&failures(&alone)), BTreeSet::from(["agent-complete"]));
+    for place in [
+        "labels: {app: orders, bypassctl.io/rules: capture}",
+        "labels: {app: orders}\n      annotations: {bypassctl.io/rules: capture}",
+    ] {
+        let by_node = alone.replace("      labels: {app: orders}\n", &format!("      {place}\n"));
+        assert_ne!(by_node, alone);
+        let failures = failures(&by_node);
+        assert!(failures.is_empty(), "{}", said(&failures));
+    }
+}
+
 /// What cannot be read is told by place and kind, never by the value, which may be a secret, nor in a library's words.
 #[test]
 fn what_is_wrong_in_a_document_is_told_without_its_values() {

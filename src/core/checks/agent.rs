@@ -9,6 +9,7 @@ use time::macros::format_description;
 use crate::core::checks::Findings;
 use crate::core::checks::subject::{AgentContainer, Subject};
 use crate::core::inject::LIBRARY;
+use crate::core::inject::RULES;
 
 pub(super) fn run(subject: &Subject, findings: &mut Findings) {
     let agent = &subject.agent;
@@ -56,6 +57,15 @@ fn complete(subject: &Subject, findings: &mut Findings) {
                 let message = format!("the proxy has --path ports, and no container preloads {LIBRARY}");
                 findings.fail(code, object, message, "bypassctl inject --path ports FILE");
             }
+        }
+        (None, Some(_))
+            if subject.annotations.get(RULES).or(subject.labels.get(RULES)).is_some_and(|rules| rules == "capture") =>
+        {
+            findings.pass(
+                code,
+                object,
+                format!("the proxy is there, and the node's CNI plugin makes its rules ({RULES})"),
+            );
         }
         (None, _) => findings.fail(code, object, "there is `bypassctl proxy`, and no `bypassctl init`", next),
     }

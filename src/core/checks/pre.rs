@@ -102,7 +102,8 @@ fn path_of_node(facts: &NodeFacts) -> CheckResult {
     if !has_capability {
         return check.fail(
             "no rules by this process, which does not have NET_ADMIN",
-            "where pods may not have it the node's CNI plugin makes their rules (docs/cni.md)",
+            "where pods may not have it the node's CNI plugin makes their rules (docs/cni.md), or the sidecar does without any \
+             (`inject --path ports`, docs/restricted.md)",
             "bypassctl init --prove-only",
         );
     }
@@ -134,10 +135,12 @@ pub fn namespace(facts: &NamespaceFacts) -> Vec<CheckResult> {
         Observed::Seen(Some(level)) if level != "privileged" && everywhere(facts).is_some() => {
             security.pass(format!("Pod Security level {level} refuses NET_ADMIN, and pods need none: see pre-path"))
         }
-        Observed::Seen(Some(level)) if level == "privileged" => security.pass("Pod Security level privileged allows NET_ADMIN"),
+        Observed::Seen(Some(level)) if level == "privileged" => {
+            security.pass("Pod Security level privileged allows NET_ADMIN")
+        }
         Observed::Seen(Some(level)) => security.fail(
             format!("Pod Security level {level} is enforced, which refuses pods whose init container adds NET_ADMIN"),
-            "the pods of this namespace need level privileged, or rules made by somebody else, a CNI plugin for instance",
+            "the pods of this namespace need level privileged, or a path without NET_ADMIN: see pre-path",
             &format!("kubectl label namespace {name} {ENFORCE}=privileged --overwrite"),
         ),
         Observed::Unavailable(reason) => security.skip(reason, "grant get on the namespace"),
@@ -178,21 +181,20 @@ fn path_of_namespace(facts: &NamespaceFacts) -> CheckResult {
         Observed::Unavailable(reason) => return check.skip(reason, "grant get on the namespace"),
     };
     let refused = format!("no init container: Pod Security level {level} refuses its NET_ADMIN");
-    let hint = "install the CNI plugin (docs/cni.md), or let the namespace enforce level privileged";
-    let next = "helm upgrade bypassctl deploy/chart/bypassctl --reuse-values --set cni.enabled=true";
+    let last = "without rules, by the pod's ports and a preloaded library (`inject --path ports`, docs/restricted.md)";
     match (everywhere(facts), &facts.plugins) {
         (Some(plugin), _) => {
             let Plugin { name, ready, wanted } = plugin;
             check.pass(format!("the node's CNI plugin, by {name} on {ready} of {wanted} nodes; {refused}"))
         }
         (None, Observed::Unavailable(reason)) => {
-            check.skip(format!("{refused}; whether there is a CNI plugin is not to be seen: {reason}"), hint)
+            check.pass(format!("{last}; {refused}; whether there is a CNI plugin is not to be seen: {reason}"))
         }
         (None, Observed::Seen(plugins)) => {
             let of = |plugin: &Plugin| format!("{} is on {} of {} nodes", plugin.name, plugin.ready, plugin.wanted);
             let plugins: Vec<String> = plugins.iter().map(of).collect();
             let plugin = if plugins.is_empty() { "there is none".to_owned() } else { plugins.join(", ") };
-            check.fail(format!("none: {refused}; no CNI plugin: {plugin}"), hint, next)
+            check.pass(format!("{last}; {refused}; no CNI plugin: {plugin}"))
         }
     }
 }
@@ -221,7 +223,7 @@ mod tests {
         };
         assert_eq!(of(None, "v1.35.4"), [Status::Pass, Status::Pass, Status::Pass]);
         assert_eq!(of(Some("privileged"), "v1.29.0-eks-1"), [Status::Pass, Status::Pass, Status::Pass]);
-        assert_eq!(of(Some("baseline"), "v1.28+"), [Status::Fail, Status::Fail, Status::Fail]);
+        assert_eq!(of(Some("baseline"), "v1.28+"), [Status::Fail, Status::Pass, Status::Fail]);
         assert_eq!(of(None, "unknown"), [Status::Pass, Status::Pass, Status::Skip]);
     }
 
@@ -239,10 +241,13 @@ mod tests {
         assert_eq!((security, path), (Status::Pass, Status::Pass));
         assert!(said.contains("b/x-cni on 3 of 3 nodes; no init container: Pod Security level restricted"), "{said}");
         let (security, path, said) = of(plugin(2));
-        assert_eq!((security, path), (Status::Fail, Status::Fail));
-        assert!(said.contains("no CNI plugin: b/x-cni is on 2 of 3 nodes"), "{said}");
+        assert_eq!((security, path), (Status::Fail, Status::Pass));
+        assert!(
+            said.starts_with("without rules") && said.contains("no CNI plugin: b/x-cni is on 2 of 3 nodes"),
+            "{said}"
+        );
         let (_, path, said) = of(Observed::Unavailable("forbidden for jane".to_owned()));
-        assert!(path == Status::Skip && said.contains("forbidden for jane"), "{said}");
+        assert!(path == Status::Pass && said.contains("not to be seen: forbidden for jane"), "{said}");
     }
 
     #[test]

@@ -8,11 +8,9 @@ use crate::core::cni::Settings;
 use crate::core::config::{
     AgentPorts, ClusterPorts, DEFAULT_AGENT_UID, DEFAULT_MESH_MARK, DEFAULT_MESH_UID, RedirectMode, SideDoors,
 };
+use crate::core::inject::RULES;
 use crate::core::plan::RedirectPlan;
 use crate::core::ports::{PortRange, Preset};
-
-/// The annotation, or label, by which a pod says what it wants.
-pub const RULES: &str = "bypassctl.io/rules";
 
 /// What becomes of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +48,9 @@ pub fn choose(pod: &Pod, settings: &Settings) -> Result<Choice, String> {
         None if agent.init.is_some() => return Ok(Choice::Leave("an init container of its own makes them")),
         None if agent.proxy.as_ref().is_some_and(|proxy| proxy.option("outbound-target").is_some()) => {
             return Ok(Choice::Leave("its sidecar has fixed targets"));
+        }
+        None if agent.proxy.as_ref().is_some_and(|proxy| proxy.option("path") == Some("ports")) => {
+            return Ok(Choice::Leave("its sidecar has the pod's ports, and needs none"));
         }
         None if agent.proxy.is_some() => RedirectMode::Capture,
         None => return Ok(Choice::Leave("it has no sidecar of ours, and asks for none")),
@@ -167,6 +168,7 @@ mod tests {
         assert!(left(&pod(json!({RULES: "none"}), sidecar(json!(["proxy"])))).contains("wants none"));
         let fixed = sidecar(json!(["proxy", "--outbound-target=10.0.0.1:2552"]));
         assert!(left(&pod(json!({}), fixed)).contains("fixed targets"));
+        assert!(left(&pod(json!({}), sidecar(json!(["proxy", "--path=ports"])))).contains("the pod's ports"));
         let mut own = sidecar(json!(["proxy"]));
         let init = json!({"name": "bypassctl-init", "image": "bypassctl", "args": ["init"]});
         own["initContainers"].as_array_mut().unwrap().insert(0, init);

@@ -162,7 +162,8 @@ pub(super) const AGENT: &[Entry] = &[
         severity: Error,
         title: "the pod has both agent containers, or neither",
         why: "Rules without a sidecar refuse all remoting; a sidecar without rules is never asked",
-        fix: "have `bypassctl init` and `bypassctl proxy` in one pod, or use `init --mode bypass` alone",
+        fix: "have `bypassctl init` and `bypassctl proxy` in one pod, or use `init --mode bypass` alone; where the node's CNI plugin \
+              makes the rules, annotate the pod with bypassctl.io/rules: capture",
     },
     Entry {
         code: "agent-order",
