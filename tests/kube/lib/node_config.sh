@@ -24,14 +24,15 @@ oom_score = 0
 END
 }
 
-# A bridge for the node's pods; it enforces no NetworkPolicy.
+# A bridge for the node's pods; it enforces no NetworkPolicy. mesh-cni stands in for istio-cni.
 write_network_config() {
   cat >/run/cni/net.d/10-bridge.conflist <<END
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": 1400,
    "ipam": {"type": "host-local", "dataDir": "$home/ipam", "ranges": [[{"subnet": "10.244.$node.0/24"}]],
             "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "portmap", "capabilities": {"portMappings": true}}]}
+  {"type": "portmap", "capabilities": {"portMappings": true}},
+  {"type": "mesh-cni", "rules": "$state/mesh-rules"}]}
 END
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Fits the sample to the tests' application and adds a mesh.
 
-usage: adapt.py [mesh-first|mesh-last|no-mesh] [ANNOTATION=VALUE...] <objects >objects
+usage: adapt.py [mesh-first|mesh-last|mesh-node|no-mesh] [IMAGE] [ANNOTATION=VALUE...] <objects >objects
 
 The objects are JSON, one after another. mesh-…: an init container that loads the rules in the ConfigMap mesh-rules, and a
-sidecar that stands in for the mesh's proxy. `inject` puts its own first, so mesh-first is for manifests that are injected
+sidecar that stands in for the mesh's proxy; mesh-node: the sidecar alone. `inject` puts its own first, so mesh-first is for manifests that are injected
 already.
 """
 
@@ -39,7 +39,14 @@ def mesh(image):
         "args": ["proxy", "--mode=disabled", "--remoting-port=1-15000", "--management-port=65000", "--outbound-port=15001", "--inbound-port=15006",
                  "--admin-port=15540"],
         "restartPolicy": "Always",
-        "securityContext": {"runAsUser": 1337, "runAsGroup": 1337, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {
+            "runAsUser": 1337,
+            "runAsGroup": 1337,
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
     }
     return [load, proxy]
 
@@ -68,7 +75,9 @@ def main(order="no-mesh", image="", *annotations):
                     "bypassctl.testapp.ClusterNode",
                 ]
                 app["env"].append({"name": "APP_BOOTSTRAP", "value": "on"})
-            if order != "no-mesh":
+            if order == "mesh-node":
+                spec["initContainers"] = [*spec.get("initContainers", []), mesh(image)[1]]
+            elif order != "no-mesh":
                 spec["volumes"] = spec.get("volumes", []) + [{"name": "mesh-rules", "configMap": {"name": "mesh-rules"}}]
                 others = spec.get("initContainers", [])
                 load, proxy = mesh(image)

@@ -245,14 +245,7 @@ scenario_a_cni_plugin_makes_rules_for_a_restricted_namespace() {
   local at hooks pod
   need_helm && fresh_namespace || return
   hooks=$namespace
-  render "$scratch/chart.yaml" --set image.repository="${image%:*}" --set-string image.tag="${image##*:}" --set image.pullPolicy=Never \
-    --set inject.imagePullPolicy=Never --set inject.preset=pekko --set cni.enabled=true --set cni.repairPods=rules \
-    --set cni.binDir=/run/cni/bin --set cni.confDir=/run/cni/net.d || fail "the chart is not rendered" || return
-  at=$(now_ms)
-  kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
-  wait_until 60 plugin_is_on 2 || fail "the plugin is not installed: $(kubectl get pods; kubectl logs daemonset/x-bypassctl-cni | tail -n 5)" || return
-  detail "installed=$(seconds_since "$at")s"
-  wait_until 60 hooks_are_ready 2 || fail "the webhook does not start: $(kubectl get events | tail -n 5)" || return
+  install_plugin || return
   fresh_namespace || return
   kubectl label namespace "$namespace" bypassctl.io/inject=enabled pod-security.kubernetes.io/enforce=restricted >/dev/null
   create_certificate || fail "no certificate" || return
@@ -288,6 +281,73 @@ scenario_a_cni_plugin_makes_rules_for_a_restricted_namespace() {
     fail "no pod is made any more" || return
   wait_until 60 has_started after || fail "no pod starts any more: $(kubectl describe pod after | tail -n 5)" || return
   wait_until 10 members_are 3 || fail "the cluster did not outlive the DaemonSet"
+}
+
+# install_plugin – the chart with its DaemonSet, in $namespace.
+install_plugin() {
+  local at
+  render "$scratch/chart.yaml" --set image.repository="${image%:*}" --set-string image.tag="${image##*:}" --set image.pullPolicy=Never \
+    --set inject.imagePullPolicy=Never --set inject.preset=pekko --set cni.enabled=true --set cni.repairPods=rules \
+    --set cni.binDir=/run/cni/bin --set cni.confDir=/run/cni/net.d || fail "the chart is not rendered" || return
+  at=$(now_ms)
+  kubectl apply --filename "$scratch/chart.yaml" >/dev/null || fail "the chart is not taken" || return
+  wait_until 60 plugin_is_on 2 || fail "the plugin is not installed: $(kubectl get pods; kubectl logs daemonset/x-bypassctl-cni | tail -n 5)" || return
+  detail "installed=$(seconds_since "$at")s"
+  wait_until 60 hooks_are_ready 2 || fail "the webhook does not start: $(kubectl get events | tail -n 5)"
+}
+
+# In one chain with a plugin that does what istio-cni does, and whichever of the two comes first: a cluster in a restricted
+# namespace forms over mTLS, while the mesh has what else its pods dial.
+scenario_a_cni_plugin_stands_beside_a_meshs_in_either_order() {
+  local at hooks order result=0
+  need_helm && fresh_namespace || return
+  hooks=$namespace
+  install_plugin || return
+  for order in mesh-first ours-first; do
+    chain_has "$order" && forms_under_the_nodes_mesh "$order" || { result=1 && break; }
+  done
+  kubectl delete --filename "$scratch/chart.yaml" --ignore-not-found >/dev/null
+  wait_until 30 no_pods_of "$hooks" || fail "the DaemonSet does not end" || return
+  return "$result"
+}
+
+# chain_has mesh-first|ours-first – on every node; the installer leaves the plugin where it stands.
+chain_has() {
+  local node pid
+  for ((node = 1; node <= $(<"$state/nodes"); node++)); do
+    pid=$(awk -v name="node-$node" '$3 == name { print $1 }' "$state/processes")
+    nsenter --mount="/proc/$pid/ns/mnt" python3 - "$1" /run/cni/net.d/10-bridge.conflist <<'END' || fail "no chain on node $node" || return
+import json, os, sys
+order, path = sys.argv[1:]
+chain = json.load(open(path))
+rank = {"mesh-cni": 1 if order == "mesh-first" else 2, "bypassctl-cni": 2 if order == "mesh-first" else 1}
+chain["plugins"].sort(key=lambda plugin: rank.get(plugin["type"], 0))
+assert len(chain["plugins"]) == 4, chain
+json.dump(chain, open(path + ".next", "w"))
+os.rename(path + ".next", path)
+END
+  done
+  # Longer than the installer and containerd take to see it.
+  sleep 3
+}
+
+forms_under_the_nodes_mesh() {
+  local at pod
+  fresh_namespace || return
+  kubectl label namespace "$namespace" bypassctl.io/inject=enabled pod-security.kubernetes.io/enforce=restricted >/dev/null
+  mkdir -p "$state/mesh-rules"
+  cp "$repository/tests/meshes/istio_iptnft/nft.v4" "$state/mesh-rules/$namespace"
+  create_certificate || fail "no certificate" || return
+  at=$(now_ms)
+  sample mesh-node "$image" bypassctl.io/rules=capture | kubectl apply --filename - || return
+  wait_until 120 ready_pods 3 || fail "$1: the pods do not become ready: $(kubectl get pods; kubectl get events | tail -n 5)" || return
+  wait_until 30 members_are 3 || fail "$1: there are no three members: $(<"$scratch/status.json")" || return
+  detail "$1=$(seconds_since "$at")s"
+  [[ $(path_of_peers) == *mtls* ]] || fail "$1: no path is mTLS: $(path_of_peers)" || return
+  pod=$(pods | head -n 1)
+  within_pod "$pod" nft list ruleset >"$scratch/rules" || fail "no rules" || return
+  grep -q ISTIO_REDIRECT "$scratch/rules" && grep -q 'table inet bypassctl' "$scratch/rules" || fail "$1: one of the two has no rules" || return
+  kubectl delete deployment appka --wait --timeout 60s >/dev/null
 }
 
 plugin_is_on() {
