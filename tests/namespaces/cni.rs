@@ -233,6 +233,26 @@ fn add_makes_the_table_of_init_and_hands_on_the_result() {
     assert_fault(&node.call("CHECK", &pod.netns_path(), &node.configuration(|_| {})), 102, "its rules are gone");
 }
 
+/// The plugin writes no file: a root that cannot be written to is nothing to it.
+#[test]
+fn a_read_only_root_is_no_obstacle() {
+    let node = Node::new();
+    let (pod, _peer) = Pod::pair();
+    let script = "mount --make-rprivate / && mount -o remount,ro,bind / && ! touch /x 2>/dev/null && exec \"$0\" cni";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_bypassctl")]).env_clear();
+    command.envs([
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "c-1"),
+        ("CNI_IFNAME", "eth0"),
+        ("PATH", "/usr/bin:/bin"),
+    ]);
+    command.env("CNI_NETNS", pod.netns_path()).env("CNI_ARGS", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0");
+    let finished = run(command, &node.configuration(|_| {}));
+    assert_eq!(finished.code, 0, "{finished}");
+    assert!(pod.nft_ruleset().contains(OUR_TABLE), "{finished}");
+}
+
 /// Pods that have nothing to do with us stay as they are, and nobody is asked about those of excluded namespaces.
 #[test]
 fn other_pods_are_left_alone() {

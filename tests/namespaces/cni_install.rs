@@ -228,6 +228,34 @@ fn it_waits_for_what_it_needs() {
     installer.end();
 }
 
+/// On a node whose directories cannot be written to it says so, names nothing in the list, and goes on trying.
+#[test]
+fn directories_that_cannot_be_written_to_are_said() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    let original = host.write_list();
+    let (bin, list) = (host.bin(), host.list());
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {0} {0} && mount -o remount,ro,bind {0} && exec \"$0\" \"$@\"",
+        bin.display()
+    );
+    let install = host.command(&["install"]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).arg(install.get_program()).args(install.get_args()).env_clear();
+    command.arg(format!("--api-server={}", node.server)).arg("--service-account-dir").arg(host.account());
+    let mut child = command.env("PATH", "/usr/bin:/bin").stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(child.try_wait().unwrap().is_none(), "it has ended");
+    child.kill().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let _ = child.wait();
+    assert!(said.contains("writing") && said.contains("bin/bypassctl-cni: Read-only file system"), "{said}");
+    assert_eq!(said.matches("not up to date").count(), 1, "told once: {said}");
+    assert_eq!(said.matches("Read-only").count(), 1, "{said}");
+    assert_eq!(serde_json::from_str::<Value>(&fs::read_to_string(list).unwrap()).unwrap(), original);
+}
+
 /// Whoever reads the list, at whatever moment, reads a whole one.
 #[test]
 fn a_reader_never_sees_half_a_list() {

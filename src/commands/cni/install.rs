@@ -22,7 +22,7 @@ use crate::cni::files::{Access, FilesError, Host};
 use crate::cni::netns::PodNetns;
 use crate::cni::pods::{Bare, without_rules};
 use crate::commands::cni::host;
-use crate::commands::{Failure, Outcome};
+use crate::commands::{Failure, Outcome, chain};
 use crate::core::cni::Settings;
 use crate::core::config::RedirectMode;
 use crate::core::plan::RedirectPlan;
@@ -109,7 +109,7 @@ impl Installer {
     async fn keep(&mut self) {
         let mut looked: Option<tokio::time::Instant> = None;
         loop {
-            let fault = self.install().await.err().map(|error| format!("{error:#}"));
+            let fault = self.install().await.err().map(|error| chain(&error));
             if fault != self.told {
                 match &fault {
                     Some(fault) => warn!(error = fault, "the plugin is not installed, or not up to date"),
@@ -191,7 +191,7 @@ impl Installer {
         };
         let (client, pods) = match looked.await {
             Ok(seen) => seen,
-            Err(error) => return warn!(error = format!("{error:#}"), "pods without rules are not looked for"),
+            Err(error) => return warn!(error = chain(&error), "pods without rules are not looked for"),
         };
         let (settings, netns_dir) = (self.settings.clone(), self.netns_dir.clone());
         let bare = tokio::task::spawn_blocking(move || without_rules(&pods, &settings, &netns_dir)).await;
@@ -221,7 +221,7 @@ impl Installer {
         };
         match done {
             Ok(done) => info!(%pod, "{done}"),
-            Err(error) => warn!(%pod, error = format!("{error:#}"), "it is left without rules"),
+            Err(error) => warn!(%pod, error = chain(&error), "it is left without rules"),
         }
     }
 
