@@ -156,18 +156,16 @@ fn serve(
     let arrived = Box::new((stream, unfinished));
     async move {
         let _kept = &kept;
-        // Boxed: what dialling and the handshake need is not to be kept that long either.
-        let Some(met) = Box::pin(meet(arrived, &sidecar, &mut connection)).await else { return };
-        let reason = match met {
-            Ok(joined) => {
-                let reason = sidecar.pump(joined, &mut connection).await;
-                if direction == Direction::Outbound {
-                    outbound::learn(&sidecar, &connection, reason);
-                }
-                reason
-            }
-            Err(reason) => reason,
+        // Boxed: what dialling and the handshake need is not to be kept that long either, nor is what they came to.
+        let joined = match Box::pin(meet(arrived, &sidecar, &mut connection)).await {
+            Some(Ok(joined)) => joined,
+            Some(Err(reason)) => return sidecar.ended(&mut connection, reason),
+            None => return,
         };
+        let reason = sidecar.pump(joined, &mut connection).await;
+        if direction == Direction::Outbound {
+            outbound::learn(&sidecar, &connection, reason);
+        }
         sidecar.ended(&mut connection, reason);
     }
 }
