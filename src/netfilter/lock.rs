@@ -1,13 +1,16 @@
 //! One `init` at a time in a network namespace.
 //!
 //! The lock is an abstract Unix socket address: those belong to the network namespace, need no file and no privilege, and
-//! go with the process, however it ends (unix(7)).
+//! go with the process, however it ends (unix(7)), and with the tools that it has started: one that outlives a killed `init`
+//! still changes rules.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 const NAME: &str = "bypassctl-init";
 const RETRY: Duration = Duration::from_millis(20);
@@ -43,7 +46,10 @@ impl NamespaceLock {
         let start = Instant::now();
         loop {
             match UnixListener::bind_addr(&address) {
-                Ok(socket) => return Ok(Self { _socket: socket }),
+                Ok(socket) => {
+                    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
+                    return Ok(Self { _socket: socket });
+                }
                 Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
                 Err(_) if start.elapsed() >= limit => return Err(LockError::Held(limit)),
                 Err(_) => thread::sleep(RETRY),
