@@ -304,7 +304,10 @@ scenario_a_cni_plugin_stands_beside_a_meshs_in_either_order() {
   hooks=$namespace
   install_plugin || return
   for order in mesh-first ours-first; do
-    chain_has "$order" && forms_under_the_nodes_mesh "$order" || { result=1 && break; }
+    if ! { chain_has "$order" && forms_under_the_nodes_mesh "$order"; }; then
+      result=1
+      break
+    fi
   done
   kubectl delete --filename "$scratch/chart.yaml" --ignore-not-found >/dev/null
   wait_until 30 no_pods_of "$hooks" || fail "the DaemonSet does not end" || return
@@ -363,7 +366,7 @@ no_pods_of() {
 }
 
 has_started() {
-  [[ -n $(kubectl get pod "$1" --output 'jsonpath={.status.containerStatuses[0].state}' | grep -E 'running|terminated') ]]
+  kubectl get pod "$1" --output 'jsonpath={.status.containerStatuses[0].state}' | grep -qE 'running|terminated'
 }
 
 # What the restricted level asks of a pod of the tests' tools.
