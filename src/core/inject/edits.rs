@@ -87,29 +87,19 @@ impl<'t> Edits<'t> {
         let mut new = wanted.clone();
         for (name, value) in wanted {
             let Some(mapping) = there else { break };
-            let Some((key, old)) = mapping.entry(name) else { continue };
+            let Some((_, old)) = mapping.entry(name) else { continue };
             let at = self.offset(old.start);
-            if old.last_line != old.start.line || key.start.line != old.start.line {
-                return Err("an annotation of its pod template goes over several lines");
-            }
-            let in_flow = matches!(mapping.kind, Kind::Mapping { flow: true, .. });
-            let end = self.end_of_scalar(at, in_flow);
+            let end = match (&old.kind, self.end_of_text(old)) {
+                (Kind::Scalar { plain: true, .. }, Some(end)) => end,
+                // The closing quote too.
+                (Kind::Scalar { .. }, Some(end)) => end + 1,
+                (Kind::Scalar { text, plain: false }, None) if text.is_empty() => at + 2,
+                _ => return Err("an annotation of its pod template is written in several lines, or with escapes"),
+            };
             self.changes.push((at..end, Value::from(value.as_str()).to_string()));
             new.remove(name);
         }
         if new.is_empty() { Ok(()) } else { self.add_annotations(template, &new) }
-    }
-
-    /// Behind a scalar on one line.
-    fn end_of_scalar(&self, from: usize, in_flow: bool) -> usize {
-        let line = self.text[from..].split(['\n', '\r']).next().unwrap_or_default();
-        let quoted = line.starts_with(['"', '\'']).then(|| closing(line)).flatten();
-        let plain = || {
-            let end = line.find(" #").unwrap_or(line.len());
-            let end = line[..end].find([',', '}']).filter(|_| in_flow).unwrap_or(end);
-            line[..end].trim_end().len()
-        };
-        from + quoted.unwrap_or_else(plain)
     }
 
     fn add_annotations(&mut self, template: &Node, new: &BTreeMap<String, String>) -> Result<(), Obstacle> {
@@ -405,21 +395,6 @@ impl<'t> Edits<'t> {
             _ => from + self.text[from..].find(['}', ',', '\n']).unwrap_or(0),
         }
     }
-}
-
-/// Behind the quote that closes the one at the beginning.
-fn closing(text: &str) -> Option<usize> {
-    let quote = text.chars().next()?;
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quote == '"' => escaped = true,
-            _ if c == quote => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// Behind the bracket that closes the one here; quoted text is skipped.
