@@ -55,7 +55,11 @@ fn what_an_authority_issues_verifies_and_its_keys_are_for_their_owner_alone() {
             fs::read_dir(dir.join("new/cart")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 3, "{left:?}");
         let text = done(dir, &["verify", "--tls-dir=new/cart", "--peer=new/cart/tls.crt"]);
-        assert!(text.contains("The key fits") && text.contains(": let in"), "{text}");
+        assert!(text.contains("The key fits") && text.contains(": let in") && !text.contains("warning"), "{text}");
+        let key = dir.join("new/cart/tls.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        let exposed = done(dir, &["verify", "--tls-dir=new/cart"]);
+        assert!(exposed.contains("warning: private key new/cart/tls.key may be read by every user"), "{exposed}");
         let says_why = text.contains("its key is EC P-256") && text.contains("reads RSA keys alone");
         assert_eq!(says_why, kind == "ec-p256", "{text}");
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
 use serde_json::Value;
 
@@ -25,7 +25,19 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
         Some(path) => with_file(command, &path)?,
         None => command,
     };
-    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+    Cli::from_arg_matches(&command.try_get_matches_from(args).map_err(without_secrets)?)
+}
+
+/// A URL's user and password are repeated to nobody.
+fn without_secrets(mut error: Error) -> Error {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && let Some((scheme, rest)) = value.split_once("://")
+        && let Some((_, host)) = rest.rsplit_once('@')
+    {
+        let value = format!("{scheme}://…@{host}");
+        error.insert(ContextKind::InvalidValue, ContextValue::String(value));
+    }
+    error
 }
 
 /// Installed as `kubectl-bypass` it is `kubectl bypass`, and its usage says so.

@@ -34,6 +34,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Runs the sidecar until it is told to stop.
 pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
+    forbid_core_dumps();
     let repair = args.repair;
     if repair && args.path == TrafficPath::Ports {
         let error =
@@ -139,6 +140,13 @@ fn guard(config: &SidecarConfig, repair: bool) -> Result<Option<Guard>, Failure>
             warn!(error = &error as &dyn std::error::Error, "the rules cannot be watched; dialling through them instead");
             Ok(None)
         }
+    }
+}
+
+/// A core would hold the private key, and so would the memory that a process of the same user may read while this is dumpable.
+fn forbid_core_dumps() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        warn!(%error, "core dumps cannot be forbidden: one would hold the private key");
     }
 }
 

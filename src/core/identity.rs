@@ -195,6 +195,33 @@ impl Allow {
     }
 }
 
+impl Allow {
+    /// What whoever wrote this rule may not have meant, given who we are and whose other trust domains' roots are known.
+    #[must_use]
+    pub fn doubt(&self, own: &PeerIdentity, federated: &[&TrustDomain]) -> Option<String> {
+        let (domain, path) = match self {
+            Self::Spiffe(id) => (id.trust_domain().0.as_str(), id.path()),
+            Self::SpiffePrefix(prefix) => prefix[SCHEME.len()..].split_once('/')?,
+            Self::Dns(_) | Self::AnyOfCa => return None,
+        };
+        let is_known = |known: &TrustDomain| known.0 == domain;
+        let is_own = own.spiffe_ids.iter().any(|id| is_known(id.trust_domain()));
+        if !own.spiffe_ids.is_empty() && !is_own && !federated.iter().any(|known| is_known(known)) {
+            return Some(format!(
+                "--allow {self} is about trust domain {domain}, and there is no --tls-federated for it: our own authority may speak \
+                 for it, and its own may not"
+            ));
+        }
+        let ends_inside_a_name = path.ends_with(|c: char| c.is_ascii_alphanumeric());
+        if matches!(self, Self::SpiffePrefix(_)) && ends_inside_a_name {
+            let prefix = self.to_string();
+            let prefix = prefix.trim_end_matches('*');
+            return Some(format!("--allow {self} also admits {prefix}-other/…: write {prefix}/* if that is not meant"));
+        }
+        None
+    }
+}
+
 impl fmt::Display for Allow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -297,6 +324,34 @@ mod tests {
             let error = text.parse::<Allow>().expect_err(text).to_string();
             assert!(error.contains(part), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn rules_that_admit_more_than_they_seem_to_are_doubted() {
+        let own =
+            PeerIdentity { spiffe_ids: vec!["spiffe://east/ns/shop/sa/cart".parse().unwrap()], ..Default::default() };
+        let west = "west".parse().unwrap();
+        for (rule, part) in [
+            ("spiffe://east/ns/shop*", "also admits spiffe://east/ns/shop-other/"),
+            ("spiffe://east/ns/shop/sa/cart*", "write spiffe://east/ns/shop/sa/cart/*"),
+            ("spiffe://north/*", "no --tls-federated for it"),
+            ("spiffe://north/ns/a", "about trust domain north"),
+        ] {
+            let doubt = rule.parse::<Allow>().unwrap().doubt(&own, &[&west]).expect(rule);
+            assert!(doubt.contains(part), "{doubt}");
+        }
+        for rule in [
+            "spiffe://east/ns/shop/*",
+            "spiffe://east/ns/shop/sa/cart-*",
+            "spiffe://east/*",
+            "spiffe://west/*",
+            "spiffe://west/ns/a",
+            "dns:a",
+            "ca",
+        ] {
+            assert_eq!(rule.parse::<Allow>().unwrap().doubt(&own, &[&west]), None, "{rule}");
+        }
+        assert_eq!("spiffe://a/*".parse::<Allow>().unwrap().doubt(&PeerIdentity::default(), &[]), None);
     }
 
     #[test]

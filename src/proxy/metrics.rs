@@ -226,7 +226,7 @@ impl Metrics {
     pub(super) fn ended(&self, direction: Direction, reason: Reason) {
         let direction = direction.name();
         self.connections.get_or_create(&ByReason { direction, reason: reason.code() }).inc();
-        if matches!(reason, Reason::Denied | Reason::Untrusted | Reason::NoCertificate) {
+        if matches!(reason, Reason::Denied | Reason::Untrusted | Reason::Revoked | Reason::NoCertificate) {
             self.denied.get_or_create(&ByDirection { direction }).inc();
         }
     }

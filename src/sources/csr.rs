@@ -36,10 +36,10 @@ pub(super) async fn obtain(signer: &CsrSigner, outlet: &Outlet) -> Result<(Mater
     let roots = read_regular(&signer.ca);
     let roots = roots.map_err(|error| SourceError::Refused(format!("--tls-ca {}: {error}", signer.ca.display())))?;
     let cluster = connect(&Target::default()).await.map_err(|error| SourceError::Unreachable(error.to_string()))?;
-    let request = crate::tls::request(&own_id(signer, &cluster.client).await?);
-    let request = request.map_err(|error| SourceError::Malformed(error.to_string()))?;
+    let id = own_id(signer, &cluster.client).await?;
+    let request = crate::tls::request(&id).map_err(|error| SourceError::Malformed(error.to_string()))?;
     let requests: Api<CertificateSigningRequest> = Api::all(cluster.client);
-    let object = object(&signer.name, request.csr_pem);
+    let object = object(&signer.name, request.csr_pem.clone());
     let created = call("create", requests.create(&PostParams::default(), &object)).await?;
     let name = created.metadata.name.unwrap_or_default();
     let decided = decision(&requests, &name, outlet).await;
@@ -48,7 +48,7 @@ pub(super) async fn obtain(signer: &CsrSigner, outlet: &Outlet) -> Result<(Mater
         tracing::warn!(request = name, %error, "a CertificateSigningRequest is left behind");
     }
     let certificate = decided?;
-    let renewal = Renewal::of(&certificate, &request.key_pem, roots)?;
+    let renewal = Renewal::of(&certificate, &request, &id, roots)?;
     let key = Zeroizing::new(request.key_pem.as_bytes().to_vec());
     Ok((Material { certificate, key, ..Material::default() }, renewal))
 }

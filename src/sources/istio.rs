@@ -48,8 +48,8 @@ pub(super) async fn obtain(ca: &IstioCa) -> Result<(Material, Renewal), SourceEr
     let (root, token) = (read("--istio-root", &ca.root)?, read_token(&ca.token)?);
     let id = spiffe_id(ca, &token)?;
     let request = crate::tls::request(&id).map_err(|error| SourceError::Malformed(error.to_string()))?;
-    let chain = in_time(ask(ca, &root, &token, request.csr_pem)).await?;
-    let renewal = Renewal::of(&chain, &request.key_pem, root)?;
+    let chain = in_time(ask(ca, &root, &token, request.csr_pem.clone())).await?;
+    let renewal = Renewal::of(&chain, &request, &id, root)?;
     let key = Zeroizing::new(request.key_pem.as_bytes().to_vec());
     Ok((Material { certificate: chain, key, ..Material::default() }, renewal))
 }
@@ -64,7 +64,8 @@ async fn ask(ca: &IstioCa, root: &[u8], token: &str, csr: String) -> Result<Vec<
         .map_err(|_| SourceError::Refused("--istio-token: it holds characters that no token has".to_owned()))?;
     bearer.set_sensitive(true);
     request.metadata_mut().insert("authorization", bearer);
-    let answer: CertificateResponse = connection.once(CREATE, request).await.map_err(|status| refused(&status))?;
+    let answer: CertificateResponse =
+        connection.once(CREATE, request).await.map_err(|status| refused(&status, token))?;
     // The root at its end vouches for nothing: whom to trust is what --istio-root says.
     let mut pem = Vec::new();
     for certificate in answer.cert_chain {
@@ -92,8 +93,9 @@ async fn connect(IstioCa { address, root: path, .. }: &IstioCa, root: &[u8]) -> 
     Connection::over(stream, origin).await
 }
 
-fn refused(status: &Status) -> SourceError {
-    let said = excerpt(status);
+fn refused(status: &Status, token: &str) -> SourceError {
+    // Whoever refuses a token may quote it.
+    let said = excerpt(&Status::new(status.code(), status.message().replace(token, "[the token]")));
     SourceError::Refused(match status.code() {
         Code::Unauthenticated => format!(
             "it does not accept the token of --istio-token ({said}): has it expired, and is its audience the authority's \

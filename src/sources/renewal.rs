@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::core::identity::SpiffeId;
 use crate::sources::SourceError;
 use crate::sources::pause::jittered;
-use crate::tls::{issued, read_regular};
+use crate::tls::{CertificateRequest, issued, read_regular};
 
 /// How often to look at the roots.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -23,8 +24,13 @@ pub(super) struct Renewal {
 
 impl Renewal {
     /// At half of the time that the leaf has left, a tenth of that more or less, or once the roots are others.
-    pub(super) fn of(chain: &[u8], key: &str, roots: Vec<u8>) -> Result<Self, SourceError> {
-        let leaf = issued(chain, key).map_err(SourceError::Malformed)?;
+    pub(super) fn of(
+        chain: &[u8],
+        request: &CertificateRequest,
+        id: &SpiffeId,
+        roots: Vec<u8>,
+    ) -> Result<Self, SourceError> {
+        let leaf = issued(chain, &request.key_pem, id).map_err(SourceError::Malformed)?;
         let left = Duration::try_from(leaf.not_after - OffsetDateTime::now_utc()).unwrap_or_default();
         Ok(Self { after: jittered(left / 2).max(LEAST), roots })
     }

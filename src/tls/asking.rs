@@ -11,8 +11,9 @@ use zeroize::Zeroizing;
 use crate::core::identity::SpiffeId;
 use crate::core::sidecar::{KeyAlgorithm, TlsFiles};
 use crate::tls::certificate::{CertificateFacts, timestamp};
-use crate::tls::credentials::{CredentialError, pair, provider, read_chain, read_key, read_roots};
+use crate::tls::credentials::{CredentialError, provider};
 use crate::tls::issue::{IssueError, generate};
+use crate::tls::read::{pair, read_chain, read_key, read_roots, store};
 
 /// A new key, and the request for a certificate of it.
 pub struct CertificateRequest {
@@ -55,22 +56,26 @@ pub fn trusting(roots: &[u8], path: &Path) -> Result<ClientConfig, CredentialErr
         path: path.to_owned(),
         detail: format!("no TLS with it: {error}"),
     })?;
-    let mut config = config.with_root_certificates(roots.store).with_no_client_auth();
+    let mut config = config.with_root_certificates(store(&roots.found)).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
-/// What an authority has issued for a key, both PEM.
+/// What an authority has issued for a key and an identity, chain and key PEM.
 ///
 /// # Errors
-/// If there is no certificate in it, or one for another key, or one that is not valid now.
-pub fn issued(chain: &[u8], key: &str) -> Result<CertificateFacts, String> {
+/// If there is no certificate in it, or one for another key or anybody else, or one that is not valid now.
+pub fn issued(chain: &[u8], key: &str, id: &SpiffeId) -> Result<CertificateFacts, String> {
     let names = TlsFiles::three("it has issued".into(), "that we asked for".into(), "".into());
     let told = |error: CredentialError| error.to_string();
     let chain = read_chain(chain, &names.certificate).map_err(told)?;
     let leaf = CertificateFacts::of(&chain[0])?;
     pair(chain, read_key(key.as_bytes(), &names.key).map_err(told)?, &names)
         .map_err(|_| "the certificate that it has issued is not for the key that we asked for".to_owned())?;
+    // An authority that takes us for somebody else would have us let in, and be let in by, that one's peers.
+    if leaf.identity.spiffe_ids != [id.clone()] || leaf.identity.other_uris > 0 {
+        return Err(format!("it was asked for a certificate of {id}, and has issued one of {}", leaf.identity));
+    }
     if OffsetDateTime::now_utc() >= leaf.not_after {
         return Err(format!("the certificate that it has issued expired at {}", timestamp(leaf.not_after)));
     }

@@ -34,6 +34,8 @@ pub struct CertificateFacts {
     pub key: String,
     /// Extended key usages: `server`, `client`, or `other` if it is for neither; empty if it is for anything.
     pub usages: Vec<&'static str>,
+    /// Whether its key may sign handshakes: it has no key usage, or one with `digitalSignature` (RFC 5280, section 4.2.1.3).
+    pub signs: bool,
     /// The serial number as it stands in the certificate.
     #[serde(skip)]
     pub raw_serial: Vec<u8>,
@@ -61,6 +63,7 @@ impl CertificateFacts {
                 read_name(name, &mut identity, &mut subject_alt_names);
             }
         }
+        let key_usage = parsed.key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
         let usage = parsed.extended_key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
         let usages = usage.filter(|usage| !usage.any).map_or_else(Vec::new, |usage| {
             let other = !usage.server_auth && !usage.client_auth;
@@ -79,6 +82,7 @@ impl CertificateFacts {
             is_ca: parsed.is_ca(),
             key: key_text(parsed.public_key()),
             usages,
+            signs: key_usage.is_none_or(|usage| usage.digital_signature()),
             raw_serial: parsed.raw_serial().to_vec(),
             public_key: parsed.public_key().subject_public_key.data.to_vec(),
             identity,

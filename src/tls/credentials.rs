@@ -11,17 +11,16 @@ use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::server::VerifierBuilderError;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use time::OffsetDateTime;
-use zeroize::Zeroize as _;
 
 use crate::core::identity::{Allow, TrustDomain};
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, timestamp};
 use crate::tls::files::{self, Material, REVOKED};
+use crate::tls::read::{Root, Roots, check_dates, pair, read_chain, read_key, read_retired, read_roots, store};
 use crate::tls::revocation::{RevocationFacts, read_revocations, stale_lists};
-use crate::tls::verify::{self, PeerVerifier, Trust};
+use crate::tls::verify::{PeerVerifier, Trust};
 
 /// What is wrong with credentials.
 #[derive(Debug, thiserror::Error)]
@@ -129,15 +128,47 @@ pub struct Credentials {
     pub warnings: Vec<String>,
     verifier: Arc<PeerVerifier>,
     /// What the configurations were made of.
-    parts: Arc<Parts>,
+    parts: Parts,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Parts {
-    own: RootCertStore,
-    others: Vec<(TrustDomain, RootCertStore)>,
+    own: Vec<Root>,
+    others: Vec<(TrustDomain, Vec<Root>)>,
+    retired: RootCertStore,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
     certified: Arc<CertifiedKey>,
     min_version: TlsVersion,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AssembleError {
+    #[error(transparent)]
+    Trust(#[from] VerifierBuilderError),
+    #[error("no TLS with it: {0}")]
+    Tls(#[from] Error),
+}
+
+/// What [`Parts`] are for, put together.
+struct Assembled {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+    verifier: Arc<PeerVerifier>,
+}
+
+impl Parts {
+    fn assemble(&self, allowed: &[Allow]) -> Result<Assembled, AssembleError> {
+        let provider = Arc::new(provider());
+        let trust = Trust {
+            own: store(&self.own),
+            others: self.others.iter().map(|(domain, roots)| (domain.clone(), store(roots))).collect(),
+            retired: self.retired.clone(),
+            revoked: self.revoked.clone(),
+        };
+        let verifier = Arc::new(PeerVerifier::new(trust, Arc::clone(&provider), allowed.to_vec())?);
+        let (client, server) = configurations(&verifier, &self.certified, &provider, self.min_version)?;
+        Ok(Assembled { client, server, verifier })
+    }
 }
 
 impl Credentials {
@@ -164,38 +195,54 @@ impl Credentials {
         let leaf = facts[0].clone();
         check_dates("certificate", &files.certificate, &leaf, now)?;
         let key = read_key(&set.key, &files.key)?;
-        let provider = Arc::new(provider());
         let certified = pair(chain.clone(), key, files)?;
-        let Roots { mut store, facts: mut roots, mut warnings } = read_roots(&set.ca, &files.ca, now)?;
+        let not_usable = |detail: &str| CredentialError::NotUsable {
+            what: "certificate",
+            path: files.certificate.clone(),
+            detail: detail.to_owned(),
+        };
+        if !leaf.signs {
+            return Err(not_usable(
+                "its key usage has no digitalSignature: peers that follow RFC 8446 refuse it; have it issued with that usage",
+            ));
+        }
+        let Roots { found: mut own, facts: mut roots, mut warnings } = read_roots(&set.ca, &files.ca, now)?;
         for pem in &set.former {
             let Ok(former) = read_roots(pem, &files.ca, now) else { continue };
-            store.roots.extend(former.store.roots);
+            own.extend(former.found);
             roots.extend(former.facts);
         }
-        let mut trust = Trust::in_own(store);
+        let mut others: Vec<(TrustDomain, Vec<Root>)> = Vec::new();
         for (i, (domain, pem)) in set.federated.iter().enumerate() {
             let path = files.federated.get(i).map_or(files.ca.as_path(), |(_, path)| path);
+            if leaf.identity.spiffe_ids.iter().any(|id| id.trust_domain() == domain) {
+                let detail = format!("{domain} is our own trust domain: its roots belong into the CA's file");
+                return Err(CredentialError::NotUsable { what: "CA", path: path.to_owned(), detail });
+            }
             // What another trust domain hands over may end or break at any time: nobody vouches for that domain then, not our
             // own authority either, and our own credentials go on.
-            match read_roots(pem, path, now) {
-                Ok(others) => {
-                    roots.extend(others.facts);
-                    warnings.extend(others.warnings);
-                    trust.others.push((domain.clone(), others.store));
+            let found = match read_roots(pem, path, now) {
+                Ok(found) => {
+                    roots.extend(found.facts);
+                    warnings.extend(found.warnings);
+                    found.found
                 }
                 Err(fault) => {
-                    warnings.push(format!("nobody vouches for trust domain {domain}: {fault}"));
-                    trust.others.push((domain.clone(), RootCertStore::empty()));
+                    warnings.push(format!("nobody vouches for trust domain {domain} by this bundle: {fault}"));
+                    Vec::new()
                 }
+            };
+            match others.iter_mut().find(|(known, _)| known == domain) {
+                Some((_, known)) => known.extend(found),
+                None => others.push((domain.clone(), found)),
             }
         }
-        let revocations = match files.revoked.as_deref() {
-            None => Vec::new(),
+        let (revoked, revocations) = match files.revoked.as_deref() {
+            None => Default::default(),
             Some(path) => {
                 let (lists, facts) = read_revocations(&set.revoked, path)?;
                 warnings.extend(stale_lists(&facts, path, now));
-                trust.revoked = lists;
-                facts
+                (lists, facts)
             }
         };
 
@@ -204,34 +251,30 @@ impl Credentials {
                 "the certificate's extended key usage is {usage} alone: sidecars take it, nodes with TLS of their own refuse it"
             ));
         }
+        let domains: Vec<&TrustDomain> = others.iter().map(|(domain, _)| domain).collect();
+        warnings.extend(allow.iter().filter_map(|rule| rule.doubt(&leaf.identity, &domains)));
         let allowed = if allow.is_empty() { Allow::same_as(&leaf.identity) } else { allow.to_vec() };
         if allowed.is_empty() {
-            let detail = "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect";
-            let path = files.certificate.clone();
-            return Err(CredentialError::NotUsable { what: "certificate", path, detail: detail.to_owned() });
+            return Err(not_usable(
+                "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect",
+            ));
         }
-        let parts =
-            Parts { own: trust.own.clone(), others: trust.others.clone(), certified: Arc::new(certified), min_version };
-        let verifier = PeerVerifier::new(trust, Arc::clone(&provider), allowed.clone()).map_err(|error| {
+        let retired = RootCertStore { roots: read_retired(set.retired.iter()) };
+        let parts = Parts { own, others, retired, revoked, certified: Arc::new(certified), min_version };
+        let Assembled { client, server, verifier } = parts.assemble(&allowed).map_err(|error| {
             let (what, path) = match (&error, &files.revoked) {
-                (VerifierBuilderError::InvalidCrl(_), Some(path)) => (REVOKED, path),
-                _ => ("CA", &files.ca),
+                (AssembleError::Trust(VerifierBuilderError::InvalidCrl(_)), Some(path)) => (REVOKED, path),
+                (AssembleError::Trust(_), _) => ("CA", &files.ca),
+                (AssembleError::Tls(_), _) => ("certificate", &files.certificate),
             };
             CredentialError::NotUsable { what, path: path.clone(), detail: error.to_string() }
         })?;
-        let verifier = Arc::new(verifier);
         verifier.verify_chain(&chain, unix(now)).map_err(|source| CredentialError::Untrusted {
             certificate: files.certificate.clone(),
             issuer: leaf.issuer.clone(),
             ca: files.ca.clone(),
             source: Box::new(source),
         })?;
-        let (client, server) =
-            configurations(&verifier, &parts.certified, &provider, min_version).map_err(|error| {
-                let detail = format!("no TLS with it: {error}");
-                CredentialError::NotUsable { what: "certificate", path: files.certificate.clone(), detail }
-            })?;
-        let parts = Arc::new(parts);
         Ok(Self { client, server, chain: facts, leaf, roots, allowed, revocations, warnings, verifier, parts })
     }
 
@@ -245,29 +288,49 @@ impl Credentials {
         path: &Path,
         now: OffsetDateTime,
     ) -> Result<Self, CredentialError> {
-        let not_usable = |detail: String| CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail };
         let (revoked, revocations) = read_revocations(pem, path)?;
-        let Parts { own, others, certified, min_version } = &*self.parts;
-        let trust = Trust { own: own.clone(), others: others.clone(), revoked };
-        let provider = Arc::new(provider());
-        let verifier = PeerVerifier::new(trust, Arc::clone(&provider), self.allowed.clone());
-        let verifier = Arc::new(verifier.map_err(|error| not_usable(error.to_string()))?);
-        let (client, server) = configurations(&verifier, certified, &provider, *min_version)
-            .map_err(|error| not_usable(format!("no TLS with it: {error}")))?;
         let mut warnings = self.warnings.clone();
         warnings.retain(|warning| !warning.starts_with(REVOKED));
         warnings.extend(stale_lists(&revocations, path, now));
+        let changed = self.with_parts(Parts { revoked, ..self.parts.clone() }).map_err(|error| {
+            CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail: error.to_string() }
+        })?;
+        Ok(Self { revocations, warnings, ..changed })
+    }
+
+    /// The same, without the roots that have ended; `None` if none has.
+    pub(super) fn without_ended_roots(&self, now: OffsetDateTime) -> Option<Self> {
+        let mut parts = self.parts.clone();
+        let lives = |root: &Root| now <= root.not_after;
+        let (living, ended): (Vec<_>, _) = parts.own.into_iter().partition(lives);
+        parts.own = living;
+        parts.retired.roots.extend(ended.into_iter().map(|root| root.anchor));
+        for (_, roots) in &mut parts.others {
+            roots.retain(lives);
+        }
+        let mut roots = self.roots.clone();
+        roots.retain(|root| now <= root.not_after);
+        if roots.len() == self.roots.len() {
+            return None;
+        }
+        // What could be assembled with these roots can be without some of them.
+        let changed = self.with_parts(parts).ok()?;
+        Some(Self { roots, ..changed })
+    }
+
+    fn with_parts(&self, parts: Parts) -> Result<Self, AssembleError> {
+        let Assembled { client, server, verifier } = parts.assemble(&self.allowed)?;
         Ok(Self {
             client,
             server,
+            verifier,
+            parts,
             chain: self.chain.clone(),
             leaf: self.leaf.clone(),
             roots: self.roots.clone(),
             allowed: self.allowed.clone(),
-            revocations,
-            warnings,
-            verifier,
-            parts: Arc::clone(&self.parts),
+            revocations: self.revocations.clone(),
+            warnings: self.warnings.clone(),
         })
     }
 
@@ -293,7 +356,7 @@ impl Credentials {
         // That one of them has ended since says nothing of whether it was revoked before.
         let ends = chain.iter().filter_map(|der| CertificateFacts::of(der).ok()).map(|facts| facts.not_after);
         let at = ends.fold(now, OffsetDateTime::min);
-        self.admit(chain, at).is_err_and(|error| verify::is_revoked(&error))
+        self.verifier.is_revoked(chain, unix(at))
     }
 
     /// Whether the leaf is valid at this time.
@@ -348,129 +411,8 @@ fn configurations(
     Ok((Arc::new(client), Arc::new(server)))
 }
 
-pub(super) fn check_dates(
-    what: &'static str,
-    path: &Path,
-    certificate: &CertificateFacts,
-    now: OffsetDateTime,
-) -> Result<(), CredentialError> {
-    let CertificateFacts { not_before, not_after, .. } = *certificate;
-    if now > not_after {
-        return Err(CredentialError::Expired { what, path: path.to_owned(), not_after });
-    }
-    if now < not_before {
-        return Err(CredentialError::NotYetValid { what, path: path.to_owned(), not_before });
-    }
-    Ok(())
-}
-
-pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
-    let what = "certificate";
-    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|error| {
-        CredentialError::NotUsable { what, path: path.to_owned(), detail: format!("malformed PEM: {error}") }
-    })?;
-    if chain.is_empty() { Err(no_pem(what, pem, path)) } else { Ok(chain) }
-}
-
 fn unix(at: OffsetDateTime) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unix_timestamp().try_into().unwrap_or(0)))
-}
-
-pub(super) fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
-    let what = "private key";
-    let not_usable = |detail: String| CredentialError::NotUsable { what, path: path.to_owned(), detail };
-    match PrivateKeyDer::pem_slice_iter(pem).next() {
-        Some(Ok(key)) => Ok(key),
-        Some(Err(error)) => Err(not_usable(format!("malformed PEM: {error}"))),
-        None if pem.windows(21).any(|window| window == b"ENCRYPTED PRIVATE KEY") => {
-            Err(not_usable("it is encrypted, and there is nobody to type a passphrase".to_owned()))
-        }
-        None => Err(no_pem(what, pem, path)),
-    }
-}
-
-pub(super) fn no_pem(what: &'static str, bytes: &[u8], path: &Path) -> CredentialError {
-    let path = path.to_owned();
-    // Every certificate and every key is one ASN.1 SEQUENCE (X.690, section 8.9).
-    if bytes.first() == Some(&0x30) {
-        return CredentialError::Der { what, path };
-    }
-    let detail = match bytes {
-        [] => "it is empty".to_owned(),
-        _ => format!("no PEM block with a {what} in it"),
-    };
-    CredentialError::NotUsable { what, path, detail }
-}
-
-pub(super) fn pair(
-    chain: Vec<CertificateDer<'static>>,
-    mut key: PrivateKeyDer<'static>,
-    files: &TlsFiles,
-) -> Result<CertifiedKey, CredentialError> {
-    let signing = aws_lc_rs::sign::any_supported_type(&key);
-    key.zeroize();
-    let not_usable = |what, path: &PathBuf, error| CredentialError::NotUsable {
-        what,
-        path: path.clone(),
-        detail: format!("not usable: {error}"),
-    };
-    let signing = signing.map_err(|error| not_usable("private key", &files.key, error))?;
-    let certified = CertifiedKey::new(chain, signing);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
-        Err(Error::InconsistentKeys(_)) => {
-            Err(CredentialError::KeyMismatch { key: files.key.clone(), certificate: files.certificate.clone() })
-        }
-        Err(error) => Err(not_usable("certificate", &files.certificate, error)),
-    }
-}
-
-/// From each `-----BEGIN` to the next: a block without an end does not take the one behind it along.
-fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
-    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
-    let mut starts: Vec<usize> = (0..pem.len()).filter(|at| pem[*at..].starts_with(BEGIN)).collect();
-    starts.push(pem.len());
-    (1..starts.len()).map(move |i| &pem[starts[i - 1]..starts[i]])
-}
-
-pub(super) struct Roots {
-    pub(super) store: RootCertStore,
-    facts: Vec<CertificateFacts>,
-    warnings: Vec<String>,
-}
-
-/// One broken root does not take the others with it; but somebody must hear of it, because it may be the one that half
-/// of the cluster needs.
-pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result<Roots, CredentialError> {
-    let what = "CA";
-    let mut roots = Roots { store: RootCertStore::empty(), facts: Vec::new(), warnings: Vec::new() };
-    let mut first_fault = None;
-    for (i, block) in blocks(pem).enumerate() {
-        let section = CertificateDer::from_pem_slice(block);
-        let root = section.map_err(|error| format!("malformed PEM: {error}")).and_then(|der| {
-            let facts = CertificateFacts::of(&der)?;
-            Ok((der, facts))
-        });
-        let fault = match root {
-            Err(detail) => CredentialError::NotUsable { what, path: path.to_owned(), detail },
-            Ok((der, facts)) => match check_dates(what, path, &facts, now) {
-                Err(fault) => fault,
-                Ok(()) => match roots.store.add(der) {
-                    Ok(()) => {
-                        roots.facts.push(facts);
-                        continue;
-                    }
-                    Err(error) => CredentialError::NotUsable { what, path: path.to_owned(), detail: error.to_string() },
-                },
-            },
-        };
-        roots.warnings.push(format!("root number {} is left out: {fault}", i + 1));
-        first_fault.get_or_insert(fault);
-    }
-    if roots.store.is_empty() {
-        return Err(first_fault.unwrap_or_else(|| no_pem(what, pem, path)));
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

@@ -37,9 +37,17 @@ pub struct Material {
     pub revoked: Vec<u8>,
     /// Roots that were replaced and still count; what is wrong with them is nobody's business any more.
     pub former: Vec<Vec<u8>>,
+    /// Roots that were replaced, of whatever trust domain: what they have revoked stays revoked.
+    pub retired: Vec<Vec<u8>>,
 }
 
 impl Material {
+    /// The roots of all trust domains, PEM.
+    pub(super) fn anchors(&self) -> Vec<u8> {
+        let others = self.federated.iter().flat_map(|(_, pem)| [b"\n".as_slice(), pem.as_slice()]);
+        std::iter::once(self.ca.as_slice()).chain(others).collect::<Vec<_>>().concat()
+    }
+
     /// Tells sets apart without keeping the key; the hasher's own keys are random, so nobody can aim at a collision.
     pub(super) fn fingerprint(&self, hasher: &RandomState) -> [u64; 2] {
         [0_u8, 1].map(|salt| {
@@ -86,6 +94,7 @@ fn read_once(files: &TlsFiles) -> Result<Material, CredentialError> {
         federated: read_federated(files)?,
         revoked: read_revoked(files)?,
         former: Vec::new(),
+        retired: Vec::new(),
     })
 }
 

@@ -14,6 +14,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod issue;
 mod origin;
+mod read;
 mod record;
 mod reload;
 mod revocation;

@@ -148,6 +148,7 @@ impl Reloader {
                 None
             }
             Err(fault) => {
+                self.end_roots_alone(now);
                 self.revoke_alone(now);
                 Some(fault.to_string())
             }
@@ -225,6 +226,18 @@ impl Reloader {
         self.lists = Some(fingerprint);
     }
 
+    /// Does without the roots that have ended although nothing usable has come in their place.
+    fn end_roots_alone(&self, now: OffsetDateTime) {
+        let living = self.current.borrow().as_ref().and_then(|current| current.without_ended_roots(now));
+        if let Some(living) = living {
+            log_taken(
+                &living,
+                "roots have ended, and vouch for nobody any more; nothing usable has come in their place",
+            );
+            self.current.send_replace(Some(Arc::new(living)));
+        }
+    }
+
     fn show(&mut self, taken: Taken, now: OffsetDateTime, message: &str) {
         let Taken { fingerprint, past, credentials } = taken;
         log_taken(&credentials, message);
@@ -257,6 +270,9 @@ struct Taken {
 struct Past {
     overlap: Duration,
     latest: Option<Material>,
+    /// The latest roots, of all trust domains, and those before them.
+    anchors: Vec<u8>,
+    retired: Vec<Vec<u8>>,
     roots: Vec<(Vec<u8>, OffsetDateTime)>,
     /// The pair that is still shown: peers may not know yet who has signed the new one.
     pair: Option<Pair>,
@@ -271,13 +287,14 @@ struct Pair {
 
 impl Past {
     const fn new(overlap: Duration) -> Self {
-        Self { overlap, latest: None, roots: Vec::new(), pair: None }
+        Self { overlap, latest: None, anchors: Vec::new(), retired: Vec::new(), roots: Vec::new(), pair: None }
     }
 
     /// Takes what is new.
     fn turn(&mut self, set: Material, now: OffsetDateTime) {
         self.roots.retain(|(_, until)| now < *until);
         self.pair.take_if(|pair| now >= pair.until);
+        self.retire(set.anchors());
         let (ca, certificate) = (set.ca.clone(), set.certificate.clone());
         let Some(latest) = self.latest.replace(set) else { return };
         if latest.ca == ca || self.overlap.is_zero() {
@@ -294,8 +311,21 @@ impl Past {
         }
     }
 
+    fn retire(&mut self, anchors: Vec<u8>) {
+        if self.anchors == anchors {
+            return;
+        }
+        let former = std::mem::replace(&mut self.anchors, anchors);
+        self.retired.retain(|known| *known != former);
+        self.retired.push(former);
+        if self.retired.len() > MOST_FORMER {
+            self.retired.remove(0);
+        }
+    }
+
     fn material(&self, pair: Option<&Pair>) -> Material {
         let mut material = self.latest.clone().unwrap_or_default();
+        material.retired.clone_from(&self.retired);
         material.former = self.roots.iter().map(|(roots, _)| roots.clone()).collect();
         if let Some(Pair { certificate, key, .. }) = pair {
             (material.certificate, material.key) = (certificate.clone(), key.clone());

@@ -10,8 +10,9 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::tls::certificate::{maybe_rfc3339, timestamp};
-use crate::tls::credentials::{CredentialError, no_pem};
+use crate::tls::credentials::CredentialError;
 use crate::tls::files::REVOKED;
+use crate::tls::read::{malformed, no_pem};
 
 /// What a certificate revocation list says.
 #[derive(Clone, Debug, Serialize)]
@@ -31,7 +32,7 @@ type Revocations = (Vec<CertificateRevocationListDer<'static>>, Vec<RevocationFa
 pub(super) fn read_revocations(pem: &[u8], path: &Path) -> Result<Revocations, CredentialError> {
     let not_usable = |detail| CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail };
     let lists = CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let lists = lists.map_err(|error| not_usable(format!("malformed PEM: {error}")))?;
+    let lists = lists.map_err(|error| not_usable(malformed(&error)))?;
     if lists.is_empty() {
         return Err(no_pem(REVOKED, pem, path));
     }

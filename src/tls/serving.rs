@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 
 use crate::core::sidecar::TlsFiles;
 use crate::tls::certificate::CertificateFacts;
-use crate::tls::credentials::{CredentialError, check_dates, pair, provider, read_chain, read_key};
+use crate::tls::credentials::{CredentialError, provider};
+use crate::tls::read::{check_dates, pair, read_chain, read_key};
 
 /// A pair that fits, and the configuration made of it.
 #[derive(Clone, Debug)]

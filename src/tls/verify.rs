@@ -25,7 +25,7 @@ use crate::tls::vouched::{self, Vouched};
 
 /// A peer's chain that leads to no root of ours, with who it claims to be.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}; the certificate claims to be {claimed}, issued by {issuer}")]
+#[error("{}; the certificate claims to be {claimed}, issued by {issuer}", in_words(source))]
 pub struct Untrusted {
     /// Who it claims to be; nothing vouches for it.
     pub claimed: String,
@@ -36,6 +36,28 @@ pub struct Untrusted {
     pub source: Error,
 }
 
+impl Untrusted {
+    /// Whether something in the chain is revoked.
+    #[must_use]
+    pub const fn is_revoked(&self) -> bool {
+        is_revocation(&self.source)
+    }
+}
+
+/// rustls writes a reason of ours as a programmer would.
+fn in_words(error: &Error) -> String {
+    other(error).map_or_else(|| error.to_string(), |inner| format!("invalid peer certificate: {inner}"))
+}
+
+const fn is_revocation(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::Revoked))
+}
+
+/// A certificate that is good for other things (RFC 8446, section 4.4.2.2).
+#[derive(Debug, thiserror::Error)]
+#[error("its key usage has no digitalSignature, so its key may sign no handshake")]
+struct MaySignNoHandshake;
+
 /// Whom to trust.
 #[derive(Debug)]
 pub(super) struct Trust {
@@ -43,14 +65,17 @@ pub(super) struct Trust {
     pub(super) own: RootCertStore,
     /// For the SPIFFE IDs of other trust domains.
     pub(super) others: Vec<(TrustDomain, RootCertStore)>,
+    /// What vouches for nobody any more. Who was let in by it is still revoked by its lists.
+    pub(super) retired: RootCertStore,
     /// What the authorities have revoked.
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 impl Trust {
     /// These roots, and nobody else.
     pub(super) const fn in_own(own: RootCertStore) -> Self {
-        Self { own, others: Vec::new(), revoked: Vec::new() }
+        Self { own, others: Vec::new(), retired: RootCertStore { roots: Vec::new() }, revoked: Vec::new() }
     }
 }
 
@@ -69,11 +94,15 @@ struct Layer {
 }
 
 impl Anchors {
+    /// `None` without roots.
     fn new(
         roots: RootCertStore,
         revoked: &[CertificateRevocationListDer<'static>],
         provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, VerifierBuilderError> {
+    ) -> Result<Option<Self>, VerifierBuilderError> {
+        if roots.is_empty() {
+            return Ok(None);
+        }
         let roots = Arc::new(roots);
         let lists = std::iter::once(None).chain(revoked.iter().map(Some));
         let layers = lists.map(|list| {
@@ -84,7 +113,7 @@ impl Anchors {
                 as_client: client.with_crls(list.cloned()).allow_unknown_revocation_status().build()?,
             })
         });
-        Ok(Self { layers: layers.collect::<Result<_, VerifierBuilderError>>()? })
+        Ok(Some(Self { layers: layers.collect::<Result<_, VerifierBuilderError>>()? }))
     }
 
     /// Whether the chain leads to a root, and nothing in it is revoked.
@@ -97,11 +126,6 @@ impl Anchors {
             }
         }
         Ok(())
-    }
-
-    /// The verifier without lists: names of roots, signatures.
-    fn plain(&self) -> &dyn ClientCertVerifier {
-        &*self.layers[0].as_client
     }
 }
 
@@ -129,9 +153,12 @@ const NOBODY: Error = Error::InvalidCertificate(CertificateError::UnknownIssuer)
 /// Verifies clients and servers alike.
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
-    own: Anchors,
     /// `None` for a domain whose roots have all ended, or are no roots: nobody vouches for it then.
+    own: Option<Anchors>,
     others: Vec<(TrustDomain, Option<Anchors>)>,
+    retired: Option<Anchors>,
+    /// Whose certificates to show, as servers tell it to clients.
+    hints: Vec<DistinguishedName>,
     provider: Arc<CryptoProvider>,
     allowed: Vec<Allow>,
     /// Those of `allowed` that are about SPIFFE IDs: `ca` and DNS names mean our own authorities.
@@ -146,14 +173,15 @@ impl PeerVerifier {
         allowed: Vec<Allow>,
     ) -> Result<Self, VerifierBuilderError> {
         let anchors = |roots| Anchors::new(roots, &trust.revoked, &provider);
-        let others = trust.others.into_iter().map(|(domain, roots)| {
-            let anchors = if roots.is_empty() { None } else { Some(anchors(roots)?) };
-            Ok((domain, anchors))
-        });
-        let (others, own) = (others.collect::<Result<_, VerifierBuilderError>>()?, anchors(trust.own)?);
+        let others = trust.others.into_iter().map(|(domain, roots)| Ok((domain, anchors(roots)?)));
+        let others = others.collect::<Result<_, VerifierBuilderError>>()?;
+        // Without lists nobody asks what they say.
+        let retired = if trust.revoked.is_empty() { None } else { anchors(trust.retired)? };
+        let hints = trust.own.subjects();
+        let own = anchors(trust.own)?;
         let of_ids = |rule: &&Allow| matches!(rule, Allow::Spiffe(_) | Allow::SpiffePrefix(_));
         let allowed_abroad = allowed.iter().filter(of_ids).cloned().collect();
-        Ok(Self { own, others, provider, allowed, allowed_abroad, vouched: Vouched::default() })
+        Ok(Self { own, others, retired, hints, provider, allowed, allowed_abroad, vouched: Vouched::default() })
     }
 
     /// Who vouches for a peer of this identity, and which rules it may be let in by.
@@ -162,7 +190,7 @@ impl PeerVerifier {
             [id] => self.others.iter().find(|(domain, _)| domain == id.trust_domain()),
             _ => None,
         };
-        domain.map_or((Some(&self.own), &self.allowed), |(_, anchors)| (anchors.as_ref(), &self.allowed_abroad))
+        domain.map_or((self.own.as_ref(), &self.allowed), |(_, anchors)| (anchors.as_ref(), &self.allowed_abroad))
     }
 
     /// Whether a chain, its leaf first, may serve a peer or ourselves, whatever the rules say of its identity.
@@ -171,6 +199,13 @@ impl PeerVerifier {
         let identity = CertificateFacts::of(leaf).map(|facts| facts.identity).unwrap_or_default();
         let anchors = self.for_whom(&identity).0.ok_or(NOBODY)?;
         anchors.verify(leaf, rest, now)
+    }
+
+    /// Whether something in a chain, its leaf first, has been revoked by who vouches for it, or did.
+    pub(super) fn is_revoked(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some((leaf, rest)) = chain.split_first() else { return false };
+        let formerly = self.retired.as_ref().map_or(Ok(()), |retired| retired.verify(leaf, rest, now));
+        [self.verify_chain(chain, now), formerly].iter().any(|judged| judged.as_ref().is_err_and(is_revocation))
     }
 
     /// Whether a peer with this chain, its leaf first, may connect now.
@@ -193,7 +228,8 @@ impl PeerVerifier {
         let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let (anchors, allowed) = self.for_whom(&facts.identity);
         let verified = anchors.ok_or(NOBODY).and_then(|anchors| anchors.verify(leaf, intermediates, now));
-        if let Err(source) = verified {
+        let signs = if facts.signs { Ok(()) } else { Err(evidence(MaySignNoHandshake)) };
+        if let Err(source) = verified.and(signs) {
             let claimed = facts.identity.to_string();
             return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
         }
@@ -214,12 +250,6 @@ fn evidence(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 #[must_use]
 pub fn denied(denied: Denied) -> Error {
     evidence(denied)
-}
-
-/// Whether a chain was refused because something in it is revoked.
-pub(super) fn is_revoked(error: &Error) -> bool {
-    let source = distrust(error).map(|untrusted| &untrusted.source);
-    matches!(source, Some(Error::InvalidCertificate(CertificateError::Revoked)))
 }
 
 /// The evidence of a refusal, if that is why the handshake failed.
@@ -278,7 +308,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.own.plain().root_hint_subjects()
+        &self.hints
     }
 
     fn verify_client_cert(
@@ -296,7 +326,7 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(self.own.plain(), message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -305,10 +335,10 @@ impl ClientCertVerifier for PeerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(self.own.plain(), message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.own.plain().supported_verify_schemes()
+        ServerCertVerifier::supported_verify_schemes(self)
     }
 }

@@ -61,7 +61,7 @@ fn who_is_revoked_is_disconnected_and_stays_out_while_others_go_on() {
     far.log_line(&["connections with revoked peers are ended", "\"ended\":1"]);
     far.log_line(&["\"reason\":\"revoked\"", "--tls-crl"]);
     assert_no_byte(&mut connect(stolen.outbound).unwrap());
-    far.log_line(&["\"reason\":\"untrusted\"", "Revoked"]);
+    far.log_line(&["\"reason\":\"revoked\"", "(unverified)"]);
     assert_echo(&mut by_friend, "still a friend");
     assert_echo(&mut connect(near.outbound).unwrap(), "and a new one");
     assert_eq!(far.status()["credentials"]["revocations"][0]["revoked"], 1);

@@ -34,12 +34,20 @@ fn issuer(ca: &DevelopmentCa) -> rcgen::Issuer<'static, rcgen::KeyPair> {
 
 /// Signs for so long, as istiod does: chain, then root. What the request says beside its key has to be our identity.
 fn signing(ca: &DevelopmentCa, lifetime: Duration) -> Sign {
+    signing_as(None, ca, lifetime)
+}
+
+/// The same, but for somebody else if one is named.
+fn signing_as(other: Option<&'static str>, ca: &DevelopmentCa, lifetime: Duration) -> Sign {
     let (issuer, root) = (issuer(ca), ca.certificate_pem().to_owned());
     Arc::new(move |csr| {
         let mut csr = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
         let names = csr.params.subject_alt_names.clone();
         if !matches!(names.as_slice(), [rcgen::SanType::URI(name)] if name.as_str() == ID) {
             return Some(Err(Status::permission_denied("request impersonation authentication failure")));
+        }
+        if let Some(other) = other {
+            csr.params.subject_alt_names = vec![rcgen::SanType::URI(other.try_into().unwrap())];
         }
         let now = OffsetDateTime::now_utc();
         csr.params.not_before = now - Duration::MINUTE;
@@ -157,7 +165,7 @@ fn new_roots_of_the_mesh_bring_a_new_certificate() {
 /// enough.
 #[test]
 fn every_trouble_with_the_authority_has_its_own_words() {
-    let settings: Vec<Setting> = (0..14).map(|_| Setting::new()).collect();
+    let settings: Vec<Setting> = (0..16).map(|_| Setting::new()).collect();
     let hour = Duration::HOUR;
     let other = DevelopmentCa::new("other CA").unwrap();
     let answer = |chain: &[&str]| -> Sign {
@@ -186,6 +194,11 @@ fn every_trouble_with_the_authority_has_its_own_words() {
         (good(11), "istio-token: it is not a service account's"),
         (good(12), "no TLS with it: invalid peer certificate: UnknownIssuer; is --istio-root"),
         (good(13), "root-cert.pem: no PEM block"),
+        (
+            signing_as(Some("spiffe://cluster.local/ns/shop/sa/admin"), &settings[14].ca, hour),
+            "has issued one of spiffe://cluster.local/ns/shop/sa/admin",
+        ),
+        (status(Status::unauthenticated(format!("bad token {}", own_token("first")))), "bad token [the token])"),
     ];
     std::fs::write(settings[0].token(), own_token("expired")).unwrap();
     std::fs::remove_file(settings[9].token()).unwrap();

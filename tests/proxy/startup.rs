@@ -1,14 +1,15 @@
 //! Bad input stops the start, with the documented exit code and a message that says what to do.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use bypassctl::tls::issue::LeafRequest;
 use time::{Duration, OffsetDateTime};
 
-use crate::harness::{Certificates, free_port, write_set};
+use crate::harness::{Certificates, Sidecar, executable, free_port, write_set};
 
 /// Exit code and standard error of a sidecar that cannot start.
 fn refused(args: &[&str]) -> (i32, String) {
@@ -132,4 +133,24 @@ fn a_pipe_for_a_key_is_refused_at_once() {
     std::fs::remove_file(&key).unwrap();
     nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert_refused(&["--tls-dir", dir.to_str().unwrap()], 2, "it is no regular file");
+}
+
+/// Promise: neither a core dump nor a process of the same user can have the key. What the kernel lets nobody dump belongs to root
+/// in /proc (proc(5)).
+#[test]
+fn its_memory_is_nobodys_to_read() {
+    const AGENT: u32 = 12552;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("bypassctl");
+    std::fs::copy(executable(), &program).unwrap();
+    let args = ["--mode=disabled", "--outbound-target=127.0.0.1:1", "--inbound-target=127.0.0.1:1"];
+    let sidecar = Sidecar::start_by(Command::new(program).uid(AGENT).gid(AGENT), &args);
+    let owner = |file: &str| std::fs::metadata(format!("/proc/{}/{file}", sidecar.pid())).unwrap().uid();
+    assert_eq!((owner("mem"), owner("environ")), (0, 0));
+    let mut ordinary = Command::new("sleep").arg("60").uid(AGENT).gid(AGENT).spawn().unwrap();
+    let theirs = std::fs::metadata(format!("/proc/{}/mem", ordinary.id())).unwrap().uid();
+    ordinary.kill().unwrap();
+    ordinary.wait().unwrap();
+    assert_eq!(theirs, AGENT);
 }

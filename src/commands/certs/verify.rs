@@ -1,6 +1,7 @@
 //! `bypassctl certs verify`: what `proxy` would check, of files or of whoever it would ask.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::commands::{Failure, Outcome, print};
 use crate::core::identity::Allow;
 use crate::core::policy::allowed_text;
 use crate::core::report::plain;
+use crate::core::sidecar::TlsFiles;
 use crate::core::source::{Asked, Issuer, TlsSource};
 use crate::sources::Source;
 use crate::tls::{CertificateFacts, Credentials, Reloader, Terms};
@@ -56,9 +58,10 @@ pub(super) fn run(args: &CertsVerifyArgs) -> Result<Outcome, Failure> {
             native_obstacles,
         });
     }
+    let warnings: Vec<String> = credentials.warnings.iter().cloned().chain(exposed_key(&source)).collect();
     match args.output {
         OutputFormat::Json => {
-            let Credentials { chain, roots, allowed, revocations, warnings, .. } = &*credentials;
+            let Credentials { chain, roots, allowed, revocations, .. } = &*credentials;
             let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             let answer = serde_json::json!({
                 "source": source.to_string(), "chain": chain, "roots": roots, "allowed": allowed,
@@ -66,10 +69,19 @@ pub(super) fn run(args: &CertsVerifyArgs) -> Result<Outcome, Failure> {
             });
             print(&format!("{answer:#}\n"))?;
         }
-        OutputFormat::Text => print(&text(&source, &credentials, &verdicts, now))?,
+        OutputFormat::Text => print(&text(&source, &credentials, &warnings, &verdicts, now))?,
     }
     let is_well = verdicts.iter().all(|verdict| verdict.admitted);
     Ok(if is_well { Outcome::Done } else { Outcome::NotWell })
+}
+
+/// On a disk that others reach. In a pod a Secret's files are its containers' alone, whatever their mode.
+fn exposed_key(source: &TlsSource) -> Option<String> {
+    let TlsSource::Files(TlsFiles { key, .. }) = source else { return None };
+    let mode = std::fs::metadata(key).ok()?.mode() & 0o777;
+    (mode & 0o004 != 0).then(|| {
+        format!("private key {} may be read by every user of this machine (mode {mode:04o}): chmod 0600", key.display())
+    })
 }
 
 /// Asks as `proxy` does, until there are usable credentials. An approver may take its time; what else is wrong is told at once.
@@ -122,7 +134,13 @@ fn why(error: &rustls::Error) -> String {
     denial.or(crate::tls::distrust(error).map(ToString::to_string)).unwrap_or_else(|| error.to_string())
 }
 
-fn text(source: &TlsSource, credentials: &Credentials, verdicts: &[Verdict], now: OffsetDateTime) -> String {
+fn text(
+    source: &TlsSource,
+    credentials: &Credentials,
+    warnings: &[String],
+    verdicts: &[Verdict],
+    now: OffsetDateTime,
+) -> String {
     let mut text = match source {
         TlsSource::Files(_) => String::new(),
         TlsSource::Asked(_) => format!("{}\n", plain(&source.to_string())),
@@ -133,7 +151,7 @@ fn text(source: &TlsSource, credentials: &Credentials, verdicts: &[Verdict], now
     for list in &credentials.revocations {
         let _ = writeln!(text, "Revoked by {}: {}", plain(&list.issuer), list.revoked);
     }
-    for warning in &credentials.warnings {
+    for warning in warnings {
         let _ = writeln!(text, "warning: {}", plain(warning));
     }
     for Verdict { peer, identity, reason, native_obstacles, .. } in verdicts {

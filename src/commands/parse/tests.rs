@@ -96,3 +96,11 @@ fn a_missing_file_is_named() {
     let error = parse(["bypassctl", "--config", "/nowhere.yaml", "init"].map(OsString::from).to_vec()).unwrap_err();
     assert!(error.to_string().contains("/nowhere.yaml"), "{error}");
 }
+
+#[test]
+fn a_password_in_a_url_is_not_repeated() {
+    let args = ["proxy", "--otlp-endpoint", "http://user:hush@collector:4318"];
+    let error = parsed("", &args).map(|_| ()).unwrap_err().to_string();
+    assert!(!error.contains("hush") && !error.contains("user:"), "{error}");
+    assert!(error.contains("http://…@collector:4318") && error.contains("a user's name or a password"), "{error}");
+}

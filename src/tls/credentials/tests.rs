@@ -1,3 +1,4 @@
+use rustls_pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
 
 use super::*;
@@ -216,10 +217,10 @@ fn roots_of_another_trust_domain_vouch_for_it_alone() {
         .unwrap();
     assert!(why(&by_name, &theirs.issue(&named).unwrap()).contains("not allowed"));
     // A bundle that is none leaves its domain without anybody, and takes nothing else along.
-    let broken = Material { federated: vec![("west".parse().unwrap(), b"nothing".to_vec())], ..set };
+    let broken = Material { federated: vec![("west".parse().unwrap(), b"nothing".to_vec())], ..set.clone() };
     let broken = check_all(&broken, &files, &["spiffe://east/*", "spiffe://west/*"]).unwrap();
     assert!(
-        broken.warnings[0].contains("nobody vouches for trust domain west: CA /d/west.pem"),
+        broken.warnings[0].contains("nobody vouches for trust domain west by this bundle: CA /d/west.pem"),
         "{:?}",
         broken.warnings
     );
@@ -251,4 +252,103 @@ fn a_root_without_an_end_does_not_take_the_next_one_along() {
     assert!(credentials.warnings[0].starts_with("root number 2 is left out"), "{:?}", credentials.warnings);
     credentials.admit(&[der(&c.issue(&request()).unwrap().certificate_pem)], OffsetDateTime::now_utc()).unwrap();
     check_leaf(&own, &format!("{cut}\n{}", a.certificate_pem())).unwrap();
+}
+
+#[test]
+fn bundles_of_one_trust_domain_count_together_and_our_own_is_none_of_them() {
+    let [ours, old, new] = ["ours", "old", "new"].map(|name| DevelopmentCa::new(name).unwrap());
+    let of =
+        |ca: &DevelopmentCa, domain: &str| ca.issue(&LeafRequest::for_service_account(domain, "shop", "cart")).unwrap();
+    let own = of(&ours, "east");
+    let bundle = |domain: &str, ca: &DevelopmentCa| (domain.parse().unwrap(), ca.certificate_pem().as_bytes().to_vec());
+    let set = Material { federated: vec![bundle("west", &old), bundle("west", &new)], ..material(&own, &ours) };
+    let both = check_all(&set, &files(), &["spiffe://west/*"]).unwrap();
+    for ca in [&old, &new] {
+        both.admit(&[der(&of(ca, "west").certificate_pem)], OffsetDateTime::now_utc()).unwrap();
+    }
+    let fault = fault(check_all(&Material { federated: vec![bundle("east", &new)], ..set }, &files(), &[]));
+    assert!(fault.contains("east is our own trust domain"), "{fault}");
+    let alone = check_all(&material(&own, &ours), &files(), &["spiffe://west/*", "spiffe://east/ns/shop*"]).unwrap();
+    assert!(alone.warnings[0].contains("there is no --tls-federated for it"), "{:?}", alone.warnings);
+    assert!(alone.warnings[1].contains("also admits spiffe://east/ns/shop-other"), "{:?}", alone.warnings);
+}
+
+/// Promise: a root that has been replaced vouches for nobody; who was let in by it can be shut out all the same.
+#[test]
+fn a_retired_authority_still_revokes() {
+    let [former, current, foreign] = ["former", "current", "foreign"].map(|name| DevelopmentCa::new(name).unwrap());
+    let own = current.issue(&request()).unwrap();
+    let [thief, friend] = [(); 2].map(|()| former.issue(&request()).unwrap());
+    let list = |ca: &DevelopmentCa| {
+        ca.revoke(&[CertificateFacts::of(&der(&thief.certificate_pem)).unwrap()], 1).unwrap().into_bytes()
+    };
+    let files = TlsFiles { revoked: Some("/d/crl.pem".into()), ..files() };
+    let now = OffsetDateTime::now_utc();
+    let set = Material {
+        revoked: list(&former),
+        retired: vec![b"nothing".to_vec(), former.certificate_pem().as_bytes().to_vec()],
+        ..material(&own, &current)
+    };
+    let credentials = check_all(&set, &files, &[]).unwrap();
+    for leaf in [&thief, &friend] {
+        assert!(why(&credentials, leaf).contains("UnknownIssuer"), "{}", why(&credentials, leaf));
+    }
+    assert!(credentials.is_revoked(&[der(&thief.certificate_pem)], now));
+    assert!(!credentials.is_revoked(&[der(&friend.certificate_pem)], now));
+    for (retired, revoked) in
+        [(Vec::new(), list(&former)), (set.retired.clone(), list(&foreign)), (set.retired.clone(), list(&current))]
+    {
+        let set = Material { retired, revoked, ..set.clone() };
+        let credentials = check_all(&set, &files, &[]).unwrap();
+        assert!(!credentials.is_revoked(&[der(&thief.certificate_pem)], now));
+    }
+}
+
+#[test]
+fn roots_that_have_ended_are_done_without() {
+    let [ca, other] = ["a", "b"].map(|name| DevelopmentCa::new(name).unwrap());
+    let own = ca.issue(&request()).unwrap();
+    let mut set = material(&own, &ca);
+    set.ca.extend(other.certificate_pem().as_bytes());
+    let credentials = check_all(&set, &files(), &[]).unwrap();
+    let friend = ca.issue(&request()).unwrap();
+    let now = OffsetDateTime::now_utc();
+    credentials.admit(&[der(&friend.certificate_pem)], now).unwrap();
+    assert!(credentials.without_ended_roots(now).is_none());
+    let ended = credentials.roots.iter().map(|root| root.not_after).max().unwrap() + Duration::SECOND;
+    let alone = credentials.without_ended_roots(ended).unwrap();
+    assert!(alone.roots.is_empty() && why(&alone, &friend).contains("UnknownIssuer"));
+}
+
+#[test]
+fn a_key_that_may_sign_no_handshake_is_neither_ours_nor_a_peers() {
+    let ca = DevelopmentCa::new("a").unwrap();
+    let issuer =
+        rcgen::Issuer::from_ca_cert_pem(ca.certificate_pem(), rcgen::KeyPair::from_pem(&ca.key_pem()).unwrap());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://cluster.local/ns/shop/sa/cart".try_into().unwrap())];
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyEncipherment];
+    let certificate_pem = params.signed_by(&key, &issuer.unwrap()).unwrap().pem();
+    let leaf = IssuedLeaf { certificate_pem, key_pem: key.serialize_pem().into() };
+    assert!(fault(check_leaf(&leaf, ca.certificate_pem())).contains("its key usage has no digitalSignature"));
+    let good = check_leaf(&ca.issue(&request()).unwrap(), ca.certificate_pem()).unwrap();
+    assert!(why(&good, &leaf).contains("has no digitalSignature"), "{}", why(&good, &leaf));
+}
+
+#[test]
+fn what_is_wrong_with_a_pem_text_is_said_without_its_content() {
+    let ca = DevelopmentCa::new("a").unwrap();
+    let leaf = ca.issue(&request()).unwrap();
+    let key = leaf.key_pem.as_str();
+    for (broken, part) in [
+        (key[..key.len() / 2].to_owned(), "no line END \"PRIVATE KEY\": has it"),
+        (key.replacen("PRIVATE KEY-----", "PRIVATE KEY", 1), "is no BEGIN line"),
+        (key.replacen("\nM", "\n!", 1), "is not base64"),
+    ] {
+        let set = Material { key: broken.into_bytes().into(), ..material(&leaf, &ca) };
+        let text = fault(check_all(&set, &files(), &[]));
+        assert!(text.contains(part), "{text}");
+        assert!(!key.lines().skip(1).any(|line| text.contains(line) && !line.starts_with("-----")), "{text}");
+    }
 }

@@ -91,3 +91,33 @@ fn a_new_leaf_of_the_same_roots_is_shown_at_once_and_a_bad_one_never() {
     assert!(shows(&reloader, &second));
     assert!(reloader.state.lock().unwrap().fault.is_some());
 }
+
+/// Promise: a root's end shuts out whom it vouched for, although nothing better has come; and what a former root has revoked
+/// stays revoked without anything being kept that is secret.
+#[test]
+fn ended_roots_go_and_replaced_ones_still_revoke() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (DevelopmentCa::new("old").unwrap(), DevelopmentCa::new("new").unwrap());
+    let (before, after) = (issue(&old), issue(&new));
+    write(dir.path(), &before, old.certificate_pem());
+    let crl = dir.path().join("crl.pem");
+    fs::write(&crl, old.revoke(&[], 1).unwrap()).unwrap();
+    let mut files = TlsFiles::new(Some(dir.path()), None, None, None).unwrap();
+    files.revoked = Some(crl.clone());
+    let mut reloader = Reloader::start(files, Terms::default()).unwrap();
+    write(dir.path(), &after, new.certificate_pem());
+    reloader.look();
+    let der = CertificateDer::from_pem_slice(before.certificate_pem.as_bytes()).unwrap();
+    let facts = crate::tls::CertificateFacts::of(&der).unwrap();
+    fs::write(&crl, old.revoke(&[facts], 2).unwrap()).unwrap();
+    reloader.look();
+    let now = OffsetDateTime::now_utc();
+    assert!(reloader.current.borrow().as_ref().unwrap().is_revoked(&[der], now));
+    assert!(reloader.past.latest.is_none());
+
+    fs::write(dir.path().join("ca.crt"), "nothing").unwrap();
+    reloader.look();
+    assert!(admits(&reloader, &after));
+    reloader.end_roots_alone(now + time::Duration::days(36500));
+    assert!(!admits(&reloader, &after));
+}
