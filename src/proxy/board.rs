@@ -15,9 +15,10 @@ use time::OffsetDateTime;
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
 use crate::proxy::connection::{Connection, Ending};
+use crate::proxy::handshake::Protocol;
 use crate::proxy::metrics::{ActiveGuard, Metrics};
 use crate::proxy::pump::{Moved, Tally};
-use crate::proxy::traffic::{Account, Ledger, Sums};
+use crate::proxy::traffic::{Account, Ledger, Sums, Who};
 use crate::tls::timestamp;
 
 /// A cluster of hundreds of nodes has two a node.
@@ -43,12 +44,12 @@ struct OpenNow {
 
 #[derive(Debug)]
 struct Open {
-    account: Account,
     direction: Direction,
     peer: IpAddr,
     identity: Option<Arc<str>>,
-    /// Version and cipher.
-    tls: Option<[&'static str; 2]>,
+    /// Whether it is counted among the many identities that are not told apart.
+    is_among_others: bool,
+    tls: Option<Protocol>,
     since: Instant,
     moved: Arc<Moved>,
     chain: Option<Chain>,
@@ -59,6 +60,12 @@ struct Open {
 pub(super) type Chain = Arc<[CertificateDer<'static>]>;
 
 impl Open {
+    /// Where it is counted.
+    fn account(&self) -> Account {
+        let who = self.identity.as_ref().map_or(Who::Nobody, |identity| Who::Peer(Arc::clone(identity)));
+        (self.direction, if self.is_among_others { Who::Other } else { who })
+    }
+
     fn is_secured_before(&self, before: Instant) -> bool {
         self.tls.is_some() && self.since < before
     }
@@ -113,7 +120,7 @@ impl Drop for OpenGuard<'_> {
     fn drop(&mut self) {
         let mut open = lock(&self.board.open);
         if let Some(ended) = open.by_id.remove(&self.id) {
-            open.ledger.close(&ended.account, &ended.moved);
+            open.ledger.close(&ended.account(), &ended.moved);
         }
     }
 }
@@ -148,12 +155,13 @@ impl Board {
     /// Shows a connection until the guard is dropped; their number is bounded by `--max-connections`.
     pub(super) fn open(&self, connection: &Connection, metrics: &Metrics) -> OpenGuard<'_> {
         let mut now = lock(&self.open);
+        let (_, who) = now.ledger.open(connection.direction, connection.identity());
         let open = Open {
-            account: now.ledger.open(connection.direction, connection.identity()),
+            is_among_others: who == Who::Other,
             direction: connection.direction,
             peer: connection.peer().ip(),
             identity: connection.identity().cloned(),
-            tls: connection.agreed.as_ref().map(|agreed| [agreed.version, agreed.cipher]),
+            tls: connection.agreed.as_ref().map(|agreed| agreed.tls),
             since: connection.started,
             moved: Arc::clone(&connection.moved),
             chain: connection.agreed.as_ref().and_then(|agreed| agreed.chain.clone()),
@@ -239,7 +247,8 @@ impl Board {
     pub(super) fn groups(&self) -> Vec<Group> {
         let mut groups: BTreeMap<_, Group> = BTreeMap::new();
         for open in lock(&self.open).by_id.values() {
-            let key = (open.peer, open.direction, open.identity.clone(), open.tls);
+            let tls = open.tls.map(|tls| [tls.version(), tls.cipher()]);
+            let key = (open.peer, open.direction, open.identity.clone(), tls);
             if groups.len() >= MOST_GROUPS && !groups.contains_key(&key) {
                 continue;
             }
@@ -247,7 +256,7 @@ impl Board {
                 direction: open.direction,
                 peer: open.peer,
                 identity: open.identity.as_ref().map(ToString::to_string),
-                tls: open.tls.map(|tls| tls.join(" ")),
+                tls: tls.map(|tls| tls.join(" ")),
                 connections: 0,
                 oldest_seconds: 0,
                 bytes_in: 0,
@@ -266,7 +275,7 @@ impl Board {
         let open = lock(&self.open);
         let mut traffic = open.ledger.sums();
         for open in open.by_id.values() {
-            traffic.entry(open.account.clone()).or_default().add(&open.moved);
+            traffic.entry(open.account()).or_default().add(&open.moved);
         }
         traffic
     }

@@ -125,8 +125,8 @@ impl Connection {
                     bytes_in = self.moved.bytes_in.bytes(),
                     bytes_out = self.moved.bytes_out.bytes(),
                     duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    tls = agreed.map(|agreed| agreed.version).or(self.plaintext.then_some("none")),
-                    cipher = agreed.map(|agreed| agreed.cipher),
+                    tls = agreed.map(|agreed| agreed.tls.version()).or(self.plaintext.then_some("none")),
+                    cipher = agreed.map(|agreed| agreed.tls.cipher()),
                     $message
                 )
             };

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{CommonState, Error, ProtocolVersion};
+use rustls::{CipherSuite, CommonState, Error, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -42,14 +42,39 @@ const MOST_INCOMING: usize = 128 * 1024;
 /// What a finished handshake agreed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Agreed {
-    /// `TLS 1.3` or `TLS 1.2`.
-    pub(super) version: &'static str,
-    /// The cipher suite's name.
-    pub(super) cipher: &'static str,
+    pub(super) tls: Protocol,
     /// Who the peer is; shared with the books that `/status` and metrics are made of.
     pub(super) identity: Arc<str>,
     /// What it showed, leaf first; where it may be revoked later.
     pub(super) chain: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// Version and cipher suite, by number: names would take five times the room, for the days that connections live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Protocol {
+    version: Option<ProtocolVersion>,
+    suite: Option<CipherSuite>,
+}
+
+impl Protocol {
+    fn of(session: &CommonState) -> Self {
+        let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
+        Self { version: session.protocol_version(), suite }
+    }
+
+    /// `TLS 1.3` or `TLS 1.2`.
+    pub(super) const fn version(self) -> &'static str {
+        match self.version {
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+            _ => "unknown",
+        }
+    }
+
+    /// The cipher suite's name.
+    pub(super) fn cipher(self) -> &'static str {
+        self.suite.and_then(|suite| suite.as_str()).unwrap_or("unknown")
+    }
 }
 
 /// How long a pod that nobody has heard of may wait for its record: kubelets tell the API server of an address a second or
@@ -94,19 +119,12 @@ impl Demands {
 impl Agreed {
     /// With the identity that it has the name of.
     fn of(session: &CommonState, keep_chain: bool) -> (Self, PeerIdentity) {
-        let version = match session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-            _ => "unknown",
-        };
-        let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity);
         let identity = identity.unwrap_or_default();
         let chain = session.peer_certificates().filter(|_| keep_chain);
         let agreed = Self {
-            version,
-            cipher,
+            tls: Protocol::of(session),
             identity: excerpt(identity.to_string()).into(),
             chain: chain.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect()),
         };
@@ -169,7 +187,8 @@ impl Failed {
         }
         if let Some(untrusted) = distrust(tls) {
             let seen = Some(excerpt(untrusted.claimed.clone()) + " (unverified)");
-            return Self { reason: Reason::Untrusted, seen, allowed: None, detail: excerpt(untrusted.to_string()) };
+            let reason = if untrusted.is_revoked() { Reason::Revoked } else { Reason::Untrusted };
+            return Self { reason, seen, allowed: None, detail: excerpt(untrusted.to_string()) };
         }
         match tls {
             Error::NoCertificatesPresented => plain(Reason::NoCertificate, "the peer showed no certificate".to_owned()),

@@ -167,8 +167,8 @@ fn who(connection: &Connection) -> Vec<KeyValue> {
     tell("bypassctl.original_destination", connection.target.map(|target| target.to_string()));
     tell("bypassctl.peer.identity", connection.identity().map(|identity| &**identity).or(seen).map(str::to_owned));
     let agreed = connection.agreed.as_ref();
-    let version = agreed.map(|agreed| agreed.version.trim_start_matches("TLS ").to_owned());
+    let version = agreed.map(|agreed| agreed.tls.version().trim_start_matches("TLS ").to_owned());
     tell("tls.protocol.version", version.or(connection.plaintext.then(|| "none".to_owned())));
-    tell("tls.cipher", agreed.map(|agreed| agreed.cipher.to_owned()));
+    tell("tls.cipher", agreed.map(|agreed| agreed.tls.cipher().to_owned()));
     attributes
 }
