@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use crate::core::checks::paths;
 use crate::core::report::Severity;
 
 mod live;
@@ -74,7 +75,11 @@ pub fn word(severity: Severity) -> &'static str {
 #[must_use]
 pub fn section(entry: &Entry) -> String {
     let Entry { code, severity, title, why, fix } = entry;
-    format!("### {code}\n\n*{}* · {title}.\n\n{why}.\n\nWhat to do: {fix}.\n", word(*severity))
+    let mut text = format!("### {code}\n\n*{}* · {title}.\n\n{why}.\n\nWhat to do: {fix}.\n", word(*severity));
+    if *code == "pre-path" {
+        let _ = write!(text, "\n{}", paths::table());
+    }
+    text
 }
 
 /// Codes and titles, one a line.

@@ -21,6 +21,7 @@ mod mesh;
 mod native;
 mod network;
 pub mod nodes;
+pub mod paths;
 pub mod pod;
 mod ports;
 pub mod pre;

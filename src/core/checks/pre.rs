@@ -1,6 +1,6 @@
 //! Whether bypassctl can run at all: on this node, and in a namespace.
 
-use crate::core::checks::Check;
+use crate::core::checks::{Check, paths};
 use crate::core::report::{CheckResult, Observed, Severity};
 
 /// `CAP_NET_ADMIN` (linux/capability.h).
@@ -115,8 +115,13 @@ fn path_of_node(facts: &NodeFacts) -> CheckResult {
     let mut passed_over = Vec::new();
     for (backend, lacking) in std::iter::once(("nft".to_owned(), nft)).chain(tools) {
         match lacking {
-            None if passed_over.is_empty() => return check.pass(format!("init by {backend}, the strongest there is")),
-            None => return check.pass(format!("init by {backend}; not by {}", passed_over.join("; not by "))),
+            None if passed_over.is_empty() => {
+                return check.pass(format!("init by {backend}, the strongest there is; {}", paths::INIT));
+            }
+            None => {
+                let passed_over = passed_over.join("; not by ");
+                return check.pass(format!("init by {backend}; not by {passed_over}; {}", paths::INIT));
+            }
             Some(reason) => passed_over.push(format!("{backend}: {reason}")),
         }
     }
@@ -173,28 +178,31 @@ fn path_of_namespace(facts: &NamespaceFacts) -> CheckResult {
     let name = &facts.name;
     let check = Check { code: "pre-path", severity: Severity::Info, object: format!("namespace/{name}").into() };
     let level = match &facts.enforced {
-        Observed::Seen(None) => return check.pass("an init container with NET_ADMIN, the strongest there is"),
-        Observed::Seen(Some(level)) if level == "privileged" => {
-            return check.pass("an init container with NET_ADMIN, the strongest there is");
-        }
-        Observed::Seen(Some(level)) => level,
+        Observed::Seen(level) => level.as_deref().filter(|level| *level != "privileged"),
         Observed::Unavailable(reason) => return check.skip(reason, "grant get on the namespace"),
+    };
+    let Some(level) = level else {
+        return check.pass(format!("an init container with NET_ADMIN, the strongest there is; {}", paths::INIT));
     };
     let refused = format!("no init container: Pod Security level {level} refuses its NET_ADMIN");
     let last = "without rules, by the pod's ports and a preloaded library (`inject --path ports`, docs/restricted.md)";
     match (everywhere(facts), &facts.plugins) {
         (Some(plugin), _) => {
             let Plugin { name, ready, wanted } = plugin;
-            check.pass(format!("the node's CNI plugin, by {name} on {ready} of {wanted} nodes; {refused}"))
+            check.pass(format!(
+                "the node's CNI plugin, by {name} on {ready} of {wanted} nodes; {refused}; {}",
+                paths::CNI
+            ))
         }
-        (None, Observed::Unavailable(reason)) => {
-            check.pass(format!("{last}; {refused}; whether there is a CNI plugin is not to be seen: {reason}"))
-        }
+        (None, Observed::Unavailable(reason)) => check.pass(format!(
+            "{last}; {refused}; whether there is a CNI plugin is not to be seen: {reason}; {}",
+            paths::PORTS
+        )),
         (None, Observed::Seen(plugins)) => {
             let of = |plugin: &Plugin| format!("{} is on {} of {} nodes", plugin.name, plugin.ready, plugin.wanted);
             let plugins: Vec<String> = plugins.iter().map(of).collect();
             let plugin = if plugins.is_empty() { "there is none".to_owned() } else { plugins.join(", ") };
-            check.pass(format!("{last}; {refused}; no CNI plugin: {plugin}"))
+            check.pass(format!("{last}; {refused}; no CNI plugin: {plugin}; {}", paths::PORTS))
         }
     }
 }
@@ -257,9 +265,10 @@ mod tests {
             let (capabilities, nf_tables) = (Observed::Seen(capabilities), Observed::Seen(nf_tables));
             node(&NodeFacts { capabilities, nf_tables, iptables }).pop().unwrap().message
         };
-        assert_eq!(of(1 << 12, Ok(()), None), "init by nft, the strongest there is");
+        assert!(of(1 << 12, Ok(()), None).starts_with("init by nft, the strongest there is; bypassed: remoting and"));
         let weaker = of(1 << 12, Err("no module".to_owned()), None);
-        assert_eq!(weaker, "init by iptables-legacy; not by nft: no module; not by iptables-nft: no tool");
+        let begin = "init by iptables-legacy; not by nft: no module; not by iptables-nft: no tool; bypassed: ";
+        assert!(weaker.starts_with(begin), "{weaker}");
         assert!(of(1 << 12, Err("x".to_owned()), Some("y")).starts_with("none: nft: x"));
         assert!(of(0, Ok(()), None).contains("does not have NET_ADMIN"));
     }

@@ -152,8 +152,9 @@ pub(super) const PRE: &[Entry] = &[
         severity: Info,
         title: "the strongest way to the rules, and why there is no stronger one",
         why: "An init container proves its own rules; a CNI plugin does so for pods that may have no capability; without either there \
-              are no rules, and the sidecar keeps the app from starting",
-        fix: "allow the init container NET_ADMIN, or install the CNI plugin",
+              are no rules, and what is left is weaker, as the table says. Management is never encrypted, and on every path the mesh's \
+              policies and its telemetry do not see what bypasses it",
+        fix: "allow the init container NET_ADMIN, or install the CNI plugin, or take the next path of the table",
     },
     Entry {
         code: "pre-native-sidecar",
