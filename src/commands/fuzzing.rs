@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use crate::cli::{Cli, Command};
 use crate::commands::{check, init, parse, proxy};
 use crate::core::backend::BackendChoice;
+use crate::core::cni::{self, chain, choice};
 use crate::core::config::ClusterPorts;
 use crate::core::inject::{self, Options, SidecarKind};
 use crate::core::manifests::{Named, Reader};
@@ -57,6 +58,33 @@ pub fn manifests(text: &str) {
     }
     let saved = saved::to_text(&facts).expect("JSON");
     saved::from_text(&saved).expect("what was saved");
+}
+
+/// What a container runtime hands to the CNI plugin, what lies in its directory of configurations, and a pod's record.
+///
+/// # Panics
+/// If a list is not as it was once the plugin is out of it again, or if putting it in does not come to an end.
+pub fn cni(text: &str) {
+    if let Ok(configuration) = cni::Configuration::parse(text.as_bytes())
+        && let Ok(result) = configuration.result()
+    {
+        assert_eq!(result["cniVersion"], configuration.version.as_str());
+    }
+    if let Ok(Some(pod)) = cni::PodName::of(text) {
+        assert!(!pod.name.is_empty() && !pod.namespace.is_empty());
+    }
+    if let Ok(pod) = serde_json::from_str(text) {
+        let _ = choice::choose(&pod, &cni::Settings::default());
+    }
+    let settings = cni::Settings { preset: Some("pekko".to_owned()), ..cni::Settings::default() };
+    let Ok(with) = chain::with_plugin(text, &settings) else { return };
+    let with = with.as_deref().unwrap_or(text);
+    assert_eq!(chain::with_plugin(with, &settings), Ok(None), "twice");
+    let without = |text: &str| {
+        let taken = chain::without_plugin(text).expect("a list");
+        serde_json::from_str::<Value>(taken.as_deref().unwrap_or(text)).expect("JSON")
+    };
+    assert_eq!(without(with), without(text), "taken out");
 }
 
 /// Manifests that the agent is added to: twice is once, and taking it away leaves what was there before.
