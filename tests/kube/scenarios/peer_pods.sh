@@ -27,8 +27,8 @@ scenario_who_is_dialled_is_held_against_its_pod() {
 
   kubectl delete pod cart-0 --grace-period 0 --force >/dev/null && record other-0 default "$peer" || return
   wait_until 20 fails_to_reach || fail "it is reached at another pod's address" || return
-  curl --silent --max-time 2 "http://127.0.0.92:15550/status" | grep -q "it is pod $namespace/other-0's, whose service account is default" ||
-    fail "/status does not say whose address it is"
+  # It may have been refused before the other pod's record was there.
+  wait_until 20 is_refused_as_the_other_pods || fail "/status does not say whose address it is"
 }
 
 # record POD SERVICE_ACCOUNT ADDRESS – a pod that runs, as far as the API knows.
@@ -47,4 +47,9 @@ fails_to_reach() {
 # answers TEXT – /ready of the sidecar that asks.
 answers() {
   curl --silent --max-time 2 http://127.0.0.92:15550/ready | grep -q "$1"
+}
+
+is_refused_as_the_other_pods() {
+  ! reach && curl --silent --max-time 2 "http://127.0.0.92:15550/status" |
+    grep -q "it is pod $namespace/other-0's, whose service account is default"
 }
