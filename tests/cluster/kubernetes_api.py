@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""As much of a Kubernetes API server as Cluster Bootstrap asks for: the pods of one namespace, over TLS.
+"""As much of a Kubernetes API server as Cluster Bootstrap and the CNI plugin ask for: the pods of one namespace, over TLS.
 
 usage: kubernetes_api.py LISTEN_ADDRESS TLS_DIR POD_IP...
 
-Answers GET /api/v1/namespaces/default/pods?labelSelector=app=appka with one running pod for each POD_IP, 401 without a
-bearer token, 404 to everything else. Prints a line for each request.
+Answers GET /api/v1/namespaces/default/pods?labelSelector=app=appka with one running pod for each POD_IP, GET
+/api/v1/namespaces/default/pods/NAME with that one, 401 without a bearer token, 404 to everything else. Prints a line for each
+request.
 """
 
 import http.server
@@ -20,14 +21,25 @@ CONTAINER_PORTS = [
     {"name": "remoting", "containerPort": 2552, "protocol": "TCP"},
     {"name": "management", "containerPort": 8558, "protocol": "TCP"},
 ]
+SIDECAR = {"name": "bypassctl", "image": "bypassctl", "args": ["proxy"], "restartPolicy": "Always"}
+
+
+def name_of(ip):
+    """The name of a pod."""
+    return f"appka-{ip.replace('.', '-')}"
 
 
 def pod(ip):
-    """A pod as bootstrap reads it: labels, named ports, phase and address."""
+    """A pod as bootstrap reads it, labels, named ports, phase and address, and as the plugin does: who is in it."""
     running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
     return {
-        "metadata": {"name": f"appka-{ip.replace('.', '-')}", "labels": {"app": "appka"}},
-        "spec": {"containers": [{"name": "appka", "ports": CONTAINER_PORTS}]},
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name_of(ip), "namespace": "default", "uid": name_of(ip), "labels": {"app": "appka"}},
+        "spec": {
+            "containers": [{"name": "appka", "image": "appka", "ports": CONTAINER_PORTS}],
+            "initContainers": [SIDECAR],
+        },
         "status": {"podIP": ip, "phase": "Running", "containerStatuses": [{"name": "appka", "state": running}]},
     }
 
@@ -36,10 +48,14 @@ def answer(path, authorization, pod_ips):
     """Status code and body for a GET."""
     url = urllib.parse.urlparse(path)
     selector = urllib.parse.parse_qs(url.query).get("labelSelector")
-    if url.path != PODS_PATH or selector != [SELECTOR]:
+    by_path = {f"{PODS_PATH}/{name_of(ip)}": ip for ip in pod_ips}
+    is_list = url.path == PODS_PATH and selector == [SELECTOR]
+    if not is_list and url.path not in by_path:
         return 404, {"kind": "Status", "code": 404}
     if not (authorization or "").startswith("Bearer "):
         return 401, {"kind": "Status", "code": 401}
+    if not is_list:
+        return 200, pod(by_path[url.path])
     return 200, {"kind": "PodList", "apiVersion": "v1", "items": [pod(ip) for ip in pod_ips]}
 
 

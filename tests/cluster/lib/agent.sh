@@ -26,6 +26,23 @@ program_rules() {
   in_pod "$pod" $(bypassctl) init --pod-ip "$(pod_ip "$pod")" "$@" >>"$run_dir/pod$pod/init.log" 2>&1
 }
 
+# program_rules_by_cni POD – as a container runtime has a node's plugin do it, in the pod's namespace from outside.
+program_rules_by_cni() {
+  local pod=$1 name kubeconfig=$run_dir/cni.kubeconfig
+  name=appka-$(pod_ip "$pod" | tr . -)
+  cat >"$kubeconfig" <<EOF
+{"apiVersion": "v1", "kind": "Config", "current-context": "a", "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+ "clusters": [{"name": "a", "cluster": {"server": "https://$switch_ip:6443", "certificate-authority": "$pki/kubernetes/ca.crt"}}],
+ "users": [{"name": "a", "user": {"token": "token"}}]}
+EOF
+  ip netns exec switch env --ignore-environment CNI_COMMAND=ADD CNI_CONTAINERID="$name" CNI_NETNS="/run/netns/pod$pod" \
+    CNI_IFNAME=eth0 CNI_PATH=/nowhere CNI_ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=$name;K8S_POD_UID=$name" \
+    "$state/bin/bypassctl-cni" >"$run_dir/pod$pod/cni.log" 2>&1 <<EOF
+{"cniVersion": "1.0.0", "name": "pods", "type": "bypassctl-cni", "bypassctl": {"kubeconfig": "$kubeconfig"},
+ "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0"}], "ips": [{"address": "$(pod_ip "$pod")/24"}]}}
+EOF
+}
+
 # The two orders in which a pod's rules can come about; each framework tests one.
 load_mesh_and_program_rules() {
   local pod=$1

@@ -1,4 +1,4 @@
-# Pods as network namespaces: pod1 … pod3 with 10.77.0.11 … 13, on a bridge in a namespace `switch` with 10.77.0.1.
+# Pods as network namespaces: pod1 … pod4 with 10.77.0.11 … 14, on a bridge in a namespace `switch` with 10.77.0.1.
 # shellcheck shell=bash disable=SC2034,SC2154  # the parts share variables
 
 switch_ip=10.77.0.1
@@ -46,14 +46,14 @@ delete_pod() {
 tear_down() {
   local pod
   stop_all
-  for pod in "${all_pods[@]}"; do
-    delete_pod "$pod"
+  for pod in /run/netns/pod*; do
+    [[ ! -e $pod ]] || delete_pod "${pod##*/pod}"
   done
   ip netns del switch 2>/dev/null
   cluster_kind=none
 }
 
-# Three empty pods, whatever stood before.
+# Empty pods, whatever stood before.
 fresh_pods() {
   local pod
   tear_down

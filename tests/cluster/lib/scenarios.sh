@@ -140,8 +140,7 @@ scenario_bootstrap() {
   fresh_pods
   printf token >"$run_dir/token"
   printf default >"$run_dir/namespace"
-  start kubernetes "$run_dir/kubernetes.log" ip netns exec switch setpriv --pdeathsig KILL \
-    python3 "$here/kubernetes_api.py" "$switch_ip" "$pki/kubernetes" "$(pod_ip 1)" "$(pod_ip 2)" "$(pod_ip 3)"
+  start_kubernetes_api || return
   meshed_pods strict 1 2 3 || return
   for pod in 1 2 3; do
     start_mesh_proxy "$pod" || return
@@ -158,6 +157,16 @@ scenario_bootstrap() {
       fail "in pod $pod the mesh did not see the Kubernetes API" || return
     ! grep -E ':(2552|8558)$' "$run_dir/pod$pod/mesh.log" || fail "in pod $pod the mesh saw cluster traffic" || return
   done
+}
+
+start_kubernetes_api() {
+  local pod ips=()
+  for pod in "${all_pods[@]}"; do
+    ips+=("$(pod_ip "$pod")")
+  done
+  start kubernetes "$run_dir/kubernetes.log" ip netns exec switch setpriv --pdeathsig KILL \
+    python3 "$here/kubernetes_api.py" "$switch_ip" "$pki/kubernetes" "${ips[@]}"
+  wait_until 10 grep -q listening "$run_dir/kubernetes.log" || fail "no Kubernetes API"
 }
 
 # The main job: under a mesh that captures everything the cluster forms, works as one (one singleton, sharding that
@@ -395,6 +404,35 @@ scenario_ports() {
   wait_until 20 all_see_up 3 1 2 3 || fail "the cluster did not heal" || return
   agent_is_ready 2 || fail "agent 2 is not ready: $(in_pod 2 curl --silent "http://$(pod_ip 2):$admin_port/ready")" || return
   wire_is tls "${every_direction[@]}"
+}
+
+# One node of each path is one cluster, and all of it is TLS: the framework's own, rules by init, rules by the CNI plugin, ports and
+# library.
+scenario_paths() {
+  local all_pods=(1 2 3 4) from to every_direction=() variables properties
+  for from in "${all_pods[@]}"; do
+    for to in "${all_pods[@]}"; do
+      ((from == to)) || every_direction+=("$from>$to")
+    done
+  done
+  fresh_pods
+  start_kubernetes_api || return
+  meshed_pods strict 2 || return
+  load_mesh_rules 3 && program_rules_by_cni 3 || fail "no rules by the plugin: $(tail -n1 "$run_dir/pod3/cni.log")" || return
+  start_agent 3 strict
+  start_ports_agent 4
+  wait_for_agent 3 && wait_for_agent 4 || return
+  start_capture || return
+  take_turn
+  mapfile -t properties < <(native_tls 1)
+  mapfile -t variables < <(preloaded)
+  start_node 1 "$(join 1)" "${properties[@]}"
+  start_node 2 "$(join 1)"
+  start_node 3 "$(join 1)"
+  start_node 4 "$(join 1)" "${variables[@]}"
+  wait_for_cluster 4 "${all_pods[@]}" || return
+  give_turn
+  wait_for_pings 20 && wire_is tls "${every_direction[@]}"
 }
 
 # agent_outage_by START SECONDS – of pod 2's agent, which is killed; returns when pings flow again.

@@ -197,6 +197,27 @@ pods_have_addresses() {
   [[ $(kubectl get pods --selector app=appka --output 'jsonpath={.items[*].status.podIP}' | wc -w) == "$1" ]]
 }
 
+# Nobody makes rules, and nothing in the pods has a capability: the sidecar has their remoting port, the app is on loopback and dials
+# through the library that the image brings. The cluster forms over mTLS.
+scenario_ports_and_a_library_do_without_any_privilege() {
+  local at
+  fresh_namespace || return
+  kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
+  create_certificate || fail "no certificate" || return
+  bypassctl check pre --namespace "$namespace" --output json >"$scratch/pre.json"
+  grep -q "by the pod's ports and a preloaded library" "$scratch/pre.json" || fail "check pre: $(<"$scratch/pre.json")" || return
+  capture
+  at=$(now_ms)
+  sample no-mesh '' | injected --path ports | kubectl apply --filename - || return
+  wait_until 120 ready_pods 3 || fail "the pods do not become ready: $(kubectl get pods; kubectl get events | tail -n 5)" || return
+  wait_until 20 members_are 3 || fail "there are no three members: $(<"$scratch/status.json")" || return
+  detail "formed=$(seconds_since "$at")s"
+  [[ -z $(kubectl get pods --output 'jsonpath={.items[*].spec.initContainers[*].securityContext.capabilities.add}') ]] ||
+    fail "somebody has capabilities" || return
+  [[ $(path_of_peers) == *mtls* ]] || fail "no path is mTLS: $(path_of_peers)" || return
+  no_plaintext || fail "remoting crossed the bridge in plaintext, or not at all"
+}
+
 # The chart as it is, in pods on nodes, called by the API server: a Deployment that knows nothing of us gets the agent as its pods are
 # created, and forms a cluster over mTLS. Without a webhook that answers, no pod is made; a pod that says so is left alone.
 scenario_a_plain_deployment_gets_the_agent_from_the_webhook() {
