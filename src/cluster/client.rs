@@ -229,6 +229,9 @@ fn refused(error: &kube::Error, server: String, context: String, expired: Option
 /// The error and its causes, each said once.
 pub(crate) fn causes(error: &kube::Error) -> String {
     let mut text = match error {
+        kube::Error::Api(status) if status.message.is_empty() => {
+            return format!("it answers with status {}", status.code);
+        }
         kube::Error::Api(status) => return status.message.clone(),
         kube::Error::SerdeError(error) if error.to_string().starts_with("invalid length") => return error.to_string(),
         // It quotes what it could not read.

@@ -4,8 +4,8 @@
 usage: kubernetes_api.py LISTEN_ADDRESS TLS_DIR POD_IP...
 
 Answers GET /api/v1/namespaces/default/pods?labelSelector=app=appka with one running pod for each POD_IP, GET
-/api/v1/namespaces/default/pods/NAME with that one, 401 without a bearer token, 404 to everything else. Prints a line for each
-request.
+/api/v1/namespaces/default/pods/NAME with that one, 401 to both without a bearer token, GET /version, 404 to everything else.
+Prints a line for each request.
 """
 
 import http.server
@@ -49,6 +49,9 @@ def answer(path, authorization, pod_ips):
     url = urllib.parse.urlparse(path)
     selector = urllib.parse.parse_qs(url.query).get("labelSelector")
     by_path = {f"{PODS_PATH}/{name_of(ip)}": ip for ip in pod_ips}
+    if url.path == "/version":
+        return 200, {"major": "1", "minor": "35", "gitVersion": "v1.35.4", "gitCommit": "", "gitTreeState": "clean",
+                     "buildDate": "", "goVersion": "", "compiler": "", "platform": "linux/amd64"}
     is_list = url.path == PODS_PATH and selector == [SELECTOR]
     if not is_list and url.path not in by_path:
         return 404, {"kind": "Status", "code": 404}
