@@ -29,6 +29,14 @@ pub enum SavedError {
     /// No JSON, or other JSON.
     #[error("it is no file that --save-facts wrote: {0}")]
     NotFacts(String),
+    /// It begins as one.
+    #[error("it was changed since --save-facts wrote it: it cannot be read from line {line}, column {column}")]
+    Changed {
+        /// From one on.
+        line: usize,
+        /// From one on.
+        column: usize,
+    },
     /// Of another bypassctl.
     #[error(
         "it has format {found} (bypassctl {version}), and this bypassctl reads format {FORMAT}: gather the facts again"
@@ -69,7 +77,7 @@ pub fn from_text(text: &str) -> Result<Facts, SavedError> {
     if head.format != FORMAT {
         return Err(SavedError::OtherFormat { found: head.format, version: head.version });
     }
-    serde_json::from_str(text).map_err(not_facts)
+    serde_json::from_str(text).map_err(|error| SavedError::Changed { line: error.line(), column: error.column() })
 }
 
 /// The same facts, as far as checks read them.

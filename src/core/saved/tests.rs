@@ -192,8 +192,11 @@ fn saved_facts_are_judged_as_the_facts_themselves() {
 
 #[test]
 fn another_format_is_named_and_not_read() {
-    let text = to_text(&facts()).unwrap().replacen("\"format\": 1", "\"format\": 7", 1);
-    assert!(from_text(&text).unwrap_err().to_string().contains("format 7"));
+    let text = to_text(&facts()).unwrap();
+    let other = text.replacen("\"format\": 1", "\"format\": 7", 1);
+    assert!(from_text(&other).unwrap_err().to_string().contains("format 7"));
+    let changed = from_text(&text.replacen("\"taken\": \"", "\"taken\": \"hush-8 ", 1)).unwrap_err().to_string();
+    assert!(changed.contains("changed since --save-facts wrote it") && !changed.contains("hush"), "{changed}");
     let wrong = from_text("{\"format\": \"hush-9\"}").unwrap_err().to_string();
     assert!(wrong.contains("--save-facts") && !wrong.contains("hush"), "{wrong}");
 }
