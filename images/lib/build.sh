@@ -89,7 +89,7 @@ build_image() {
 		--timestamp "$SOURCE_DATE_EPOCH" "${labels[@]}" --file images/Containerfile --tag "$name:$version-$arch" "$root" >/dev/null
 	in_store push --quiet "$name:$version-$arch" "docker-archive:$work/$name-$arch.tar:localhost/$name:$version"
 	mv "$work/$name-$arch.tar" "$out/$name-$version-linux-$arch.tar"
-	[ "$profile" = dev ] || write_sbom "$arch" "$variant" "$binary" "$out/$name-$version-linux-$arch.cdx.json"
+	[ "$profile" = dev ] || write_sbom "$arch" "$variant" "$binary" "$preload_library" "$out/$name-$version-linux-$arch.cdx.json"
 }
 
 # One name for both architectures.

@@ -11,22 +11,23 @@ need_sbom_tool() {
 	sbom_tool=$root/bin/cargo-cyclonedx
 }
 
-# write_sbom ARCHITECTURE VARIANT BINARY FILE
+# write_sbom ARCHITECTURE VARIANT BINARY LIBRARY FILE
 write_sbom() {
 	local work packages='[]'
 	[ "$2" = plain ] || packages=$(locked_components "$1")
 	work=$(mktemp -d)
 	# It writes beside Cargo.toml, and names that place: both are taken out of our way.
-	cp Cargo.toml Cargo.lock "$work"
+	cp -r Cargo.toml Cargo.lock preload "$work"
 	ln -s "$PWD/src" "$PWD/benches" "$work"
 	"$sbom_tool" cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --target "$(rust_target "$1")" \
 		--manifest-path "$work/Cargo.toml"
 	jq --arg digest "$(sha256sum <"$3" | cut -d' ' -f1)" --arg std "$std_from" --arg place "path+file://$work" \
-		--argjson packages "$packages" '
+		--arg library "$(sha256sum <"$4" | cut -d' ' -f1)" --argjson packages "$packages" '
 		walk(if type == "string" then (split($place + "#") | join("")) | gsub("\\?download_url=file://[^#]*(#.*)?$"; "") else . end)
 		| .metadata.component.hashes = [{alg: "SHA-256", content: $digest}]
 		| .metadata.properties += [{name: "bypassctl:standard-library", value: $std}]
-		| .components += $packages' "$work/bypassctl_bin.cdx.json" >"$4"
+		| .components += [{type: "library", name: "bypassctl-preload", version: .metadata.component.version,
+		    hashes: [{alg: "SHA-256", content: $library}]}] + $packages' "$work/bypassctl_bin.cdx.json" >"$5"
 	rm -rf "$work"
 }
 
