@@ -93,7 +93,7 @@ fn an_authority_has_to_be_one() {
     fs::copy(dir.join("cart/tls.key"), dir.join("ca/ca.key")).unwrap();
     fails(dir, &["issue", "--ca-dir=ca", "--dir=x", CART], 2, "may not sign others");
     fails(dir, &["issue", "--ca-dir=other", "--dir=x", "--spiffe-id=spiffe://*"], 2, "no trust domain");
-    fails(dir, &["issue", "--ca-dir=other", "--dir=x", "--dns=kärt"], 2, "names are ASCII");
+    fails(dir, &["issue", "--ca-dir=other", "--dir=x", "--dns=kärt"], 2, "is no DNS name");
     assert!(!dir.join("x").exists(), "nothing half-done stays");
 }
 
@@ -115,6 +115,14 @@ fn a_revoked_certificate_is_refused_by_verify() {
     let foreign = ["revoke", "--ca-dir=other", "--tls-crl=other.pem", "stolen/tls.crt"];
     fails(dir, &foreign, 2, "stolen/tls.crt was issued by CN=bypassctl development CA");
     assert!(!dir.join("other.pem").exists(), "nothing half-done stays");
+    // Its name is the same, and its key is not.
+    done(dir, &["ca", "--dir=namesake"]);
+    let namesake = ["revoke", "--ca-dir=namesake", "--tls-crl=other.pem", "stolen/tls.crt"];
+    fails(dir, &namesake, 2, "not with the key of this CN=bypassctl development CA");
+    fails(dir, &["revoke", "--ca-dir=ca", "--tls-crl=ca/ca.key", "stolen/tls.crt"], 2, "is no revocation list");
+    let bad = certs(dir, &["verify", "--tls-dir=stolen", "--tls-ca=other/ca.crt", "-o", "json"]);
+    let answer: serde_json::Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert!(answer["fault"].as_str().unwrap().contains("does not lead to any root"), "{answer}");
     fails(dir, &["verify", "--tls-dir=stolen", "--tls-crl=crl.pem"], 1, "Revoked");
     fails(dir, &["verify", "--tls-dir=cart", "--tls-crl=cart/tls.crt"], 1, "no PEM block with a revocation list");
     fails(dir, &["verify"], 2, "--tls-dir");

@@ -24,7 +24,7 @@ use crate::core::policy::allowed_text;
 use crate::core::report::plain;
 use crate::tls::inspect::{self, Shown};
 use crate::tls::issue::{DevelopmentCa, IssueError, LeafRequest};
-use crate::tls::{CertificateFacts, CredentialError, Credentials, read_regular, timestamp};
+use crate::tls::{CertificateFacts, CredentialError, Credentials, has_signed, read_regular, timestamp};
 
 mod verify;
 
@@ -63,13 +63,24 @@ fn issue(args: &CertsIssueArgs) -> Result<Outcome, Failure> {
     let last = |id: &crate::core::identity::SpiffeId| id.path().rsplit('/').next().unwrap_or_default().to_owned();
     let common_name = args.common_name.clone().or_else(|| args.spiffe_id.as_ref().map(last));
     let now = OffsetDateTime::now_utc();
+    for name in &args.dns {
+        format!("dns:{name}")
+            .parse::<Allow>()
+            .map_err(|error| Failure::usage(anyhow::Error::from(error).context("--dns")))?;
+    }
+    let asked = now + time::Duration::days(args.days.into());
+    let ca_ends = read_certificate(ca.certificate_pem().as_bytes())?.not_after;
+    if asked > ca_ends {
+        let ends = timestamp(ca_ends);
+        tracing::warn!(ends, "--days goes beyond the authority's own end: the certificate ends with it");
+    }
     let request = LeafRequest {
         common_name: common_name.filter(|name| !name.is_empty()).or(args.dns.first().cloned()).unwrap_or_default(),
         spiffe_id: args.spiffe_id.as_ref().map(ToString::to_string),
         dns_names: args.dns.clone(),
         ip_addresses: args.ip.clone(),
         not_before: now - time::Duration::HOUR,
-        not_after: now + time::Duration::days(args.days.into()),
+        not_after: asked.min(ca_ends),
     };
     let leaf = ca.issue_with_key(&request, args.key_type).map_err(issuing)?;
     let files = [
@@ -86,14 +97,17 @@ fn issue(args: &CertsIssueArgs) -> Result<Outcome, Failure> {
 fn revoke(args: &CertsRevokeArgs) -> Result<Outcome, Failure> {
     let ca = authority(&args.ca_dir)?;
     let mut revoked = Vec::new();
+    let root = CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes())
+        .map_err(|error| anyhow!("the authority has no certificate: {error}"))?;
     let own = read_certificate(ca.certificate_pem().as_bytes())?.subject;
     for path in &args.certificates {
-        let certificate = chain_of(path)?.swap_remove(0);
+        let (der, certificate) = (ders_of(path)?.swap_remove(0), chain_of(path)?.swap_remove(0));
         // In a list of ours it would be revoked for nobody.
-        if certificate.issuer != own {
+        if !has_signed(&root, &der) {
             let (path, issuer) = (path.display(), &certificate.issuer);
             return Err(Failure::usage(anyhow!(
-                "{path} was issued by {issuer}, and {own} can revoke its own alone; name the issuer's directory with --ca-dir"
+                "{path} was issued by {issuer}, and not with the key of this {own}, which can revoke its own alone; name the issuer's \
+                 directory with --ca-dir"
             )));
         }
         revoked.push(certificate);
@@ -105,6 +119,12 @@ fn revoke(args: &CertsRevokeArgs) -> Result<Outcome, Failure> {
         .file_name()
         .and_then(|name| name.to_str())
         .ok_or_else(|| Failure::usage(anyhow!("--tls-crl {} names no file", args.tls_crl.display())))?;
+    let is_list = |bytes: Vec<u8>| bytes.is_empty() || bytes.windows(19).any(|window| window == b"-----BEGIN X509 CRL");
+    if args.tls_crl.exists() && !read_regular(&args.tls_crl).is_ok_and(is_list) {
+        let error =
+            anyhow!("--tls-crl {} is there, and is no revocation list: name another file", args.tls_crl.display());
+        return Err(Failure::usage(error));
+    }
     write_all(dir, &[(name, &list, PUBLIC)], true)?;
     print(&format!(
         "{}: {} revoked; to be replaced within {} days\n",
@@ -331,6 +351,12 @@ fn describe(chain: &[CertificateFacts], now: OffsetDateTime) -> String {
 fn uses(certificate: &CertificateFacts) -> Vec<String> {
     if certificate.is_ca {
         return vec!["may     sign certificates: a root or an intermediate, for ca.crt or behind a leaf".to_owned()];
+    }
+    if let Some(why) = certificate.unfit_as_leaf() {
+        return vec![format!("may     do nothing here: {why}")];
+    }
+    if certificate.identity.is_ambiguous() {
+        return vec!["may     do nothing here: it has several SPIFFE IDs, or one beside other URIs".to_owned()];
     }
     let mut lines = Vec::new();
     let roles = match certificate.usages.as_slice() {

@@ -160,6 +160,14 @@ pub struct PeerIdentity {
     pub subject: String,
 }
 
+impl PeerIdentity {
+    /// Whether it says that it is two; then it is nobody (X.509-SVID, section 2).
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        self.spiffe_ids.len() > 1 || (self.spiffe_ids.len() == 1 && self.other_uris > 0)
+    }
+}
+
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.spiffe_ids.iter().map(ToString::to_string);

@@ -115,7 +115,7 @@ pub fn allowed_text(allowed: &[Allow]) -> String {
 pub fn authorize(peer: &PeerIdentity, allowed: &[Allow]) -> Result<Permit, Denied> {
     let ids = peer.spiffe_ids.len();
     // Whoever says that it is two is nobody, whatever other names it has.
-    let is_ambiguous = ids > 1 || (ids == 1 && peer.other_uris > 0);
+    let is_ambiguous = peer.is_ambiguous();
     if let Some(rule) = allowed.iter().find(|rule| matches(peer, rule)).filter(|_| !is_ambiguous) {
         return Ok(Permit { rule: rule.clone() });
     }

@@ -110,7 +110,7 @@ pub enum KeyAlgorithm {
 }
 
 /// Where certificate chain, key and roots are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TlsFiles {
     /// Certificate chain, PEM.
     pub certificate: PathBuf,

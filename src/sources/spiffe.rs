@@ -139,12 +139,17 @@ fn material(mut answer: X509SvidResponse) -> Result<Material, SourceError> {
     let mut federated = Vec::new();
     for (id, bundle) in &answer.federated_bundles {
         let domain = id.strip_prefix("spiffe://").unwrap_or(id).parse::<TrustDomain>();
-        let read = domain.map_err(|error| error.to_string()).and_then(|domain| Ok((domain, certificates_pem(bundle)?)));
-        match read {
-            Ok((domain, _)) if domain == own => {}
-            Ok(domain_and_roots) => federated.push(domain_and_roots),
-            // Its members are not let in; that must not keep ours out.
-            Err(error) => tracing::warn!(trust_domain = %id.escape_debug(), error, "the bundle is left out"),
+        match domain {
+            Ok(domain) if domain == own => {}
+            // Empty, it lets nobody in, and our own authority does not speak for that domain either.
+            Ok(domain) => {
+                let roots = certificates_pem(bundle).unwrap_or_else(|error| {
+                    tracing::warn!(trust_domain = %domain, error, "nobody vouches for this trust domain: its bundle is broken");
+                    Vec::new()
+                });
+                federated.push((domain, roots));
+            }
+            Err(error) => tracing::warn!(trust_domain = %id.escape_debug(), %error, "the bundle is left out"),
         }
     }
     let revoked = answer.crl.iter().flat_map(|list| pem("X509 CRL", list).to_vec()).collect();

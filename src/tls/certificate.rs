@@ -36,6 +36,12 @@ pub struct CertificateFacts {
     pub usages: Vec<&'static str>,
     /// Whether its key may sign handshakes: it has no key usage, or one with `digitalSignature` (RFC 5280, section 4.2.1.3).
     pub signs: bool,
+    /// What its key usage says of signing certificates and revocation lists; `None` without one.
+    #[serde(skip)]
+    pub authority: Option<Authority>,
+    /// Of X.509: 1 or 3, mostly.
+    #[serde(skip)]
+    pub version: u32,
     /// The serial number as it stands in the certificate.
     #[serde(skip)]
     pub raw_serial: Vec<u8>,
@@ -47,7 +53,34 @@ pub struct CertificateFacts {
     pub identity: PeerIdentity,
 }
 
+/// Key usages of an authority (RFC 5280, section 4.2.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// `keyCertSign`.
+    pub certifies: bool,
+    /// `cRLSign`.
+    pub revokes: bool,
+}
+
 impl CertificateFacts {
+    /// Whether its key may sign certificates, as far as its key usage goes.
+    #[must_use]
+    pub fn may_certify(&self) -> bool {
+        self.authority.is_none_or(|authority| authority.certifies)
+    }
+
+    /// Why no sidecar takes it as a leaf, for reasons that the chain's verification does not know.
+    #[must_use]
+    pub fn unfit_as_leaf(&self) -> Option<&'static str> {
+        if !self.signs {
+            return Some("its key usage has no digitalSignature, so its key may sign no handshake");
+        }
+        let is_authoritys = self.authority.is_some_and(|Authority { certifies, revokes }| certifies || revokes);
+        (is_authoritys && !self.identity.spiffe_ids.is_empty()).then_some(
+            "its key usage is an authority's (keyCertSign or cRLSign), which no leaf with a SPIFFE ID may have",
+        )
+    }
+
     /// Reads a certificate.
     ///
     /// # Errors
@@ -65,7 +98,7 @@ impl CertificateFacts {
         }
         let key_usage = parsed.key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
         let usage = parsed.extended_key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
-        let usages = usage.filter(|usage| !usage.any).map_or_else(Vec::new, |usage| {
+        let usages = usage.map_or_else(Vec::new, |usage| {
             let other = !usage.server_auth && !usage.client_auth;
             [("server", usage.server_auth), ("client", usage.client_auth), ("other", other)]
                 .into_iter()
@@ -83,6 +116,8 @@ impl CertificateFacts {
             key: key_text(parsed.public_key()),
             usages,
             signs: key_usage.is_none_or(|usage| usage.digital_signature()),
+            authority: key_usage.map(|usage| Authority { certifies: usage.key_cert_sign(), revokes: usage.crl_sign() }),
+            version: parsed.version().0 + 1,
             raw_serial: parsed.raw_serial().to_vec(),
             public_key: parsed.public_key().subject_public_key.data.to_vec(),
             identity,
@@ -93,6 +128,8 @@ impl CertificateFacts {
 fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        // It counts whole bytes.
+        Ok(PublicKey::EC(point)) if point.key_size() == 528 => "EC P-521".to_owned(),
         Ok(PublicKey::EC(point)) => format!("EC P-{}", point.key_size()),
         // RFC 8410, section 3.
         _ if key.algorithm.algorithm.to_id_string() == "1.3.101.112" => "Ed25519".to_owned(),

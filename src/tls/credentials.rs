@@ -17,10 +17,10 @@ use time::OffsetDateTime;
 use crate::core::identity::{Allow, TrustDomain};
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, timestamp};
-use crate::tls::files::{self, Material, REVOKED};
+use crate::tls::files::{self, Bundles, Material, REVOKED};
 use crate::tls::read::{Root, Roots, check_dates, pair, read_chain, read_key, read_retired, read_roots, store};
 use crate::tls::revocation::{RevocationFacts, read_revocations, stale_lists};
-use crate::tls::verify::{PeerVerifier, Trust};
+use crate::tls::verify::{PeerVerifier, Trust, is_revocation};
 
 /// What is wrong with credentials.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,8 @@ pub struct Credentials {
     pub revocations: Vec<RevocationFacts>,
     /// What is wrong with the files without making them unusable.
     pub warnings: Vec<String>,
+    /// When the first root begins that does not count yet.
+    pub(super) next_root: Option<OffsetDateTime>,
     verifier: Arc<PeerVerifier>,
     /// What the configurations were made of.
     parts: Parts,
@@ -135,7 +137,7 @@ pub struct Credentials {
 struct Parts {
     own: Vec<Root>,
     others: Vec<(TrustDomain, Vec<Root>)>,
-    retired: RootCertStore,
+    ever: RootCertStore,
     revoked: Vec<CertificateRevocationListDer<'static>>,
     certified: Arc<CertifiedKey>,
     min_version: TlsVersion,
@@ -162,13 +164,29 @@ impl Parts {
         let trust = Trust {
             own: store(&self.own),
             others: self.others.iter().map(|(domain, roots)| (domain.clone(), store(roots))).collect(),
-            retired: self.retired.clone(),
+            ever: self.ever.clone(),
             revoked: self.revoked.clone(),
         };
         let verifier = Arc::new(PeerVerifier::new(trust, Arc::clone(&provider), allowed.to_vec())?);
         let (client, server) = configurations(&verifier, &self.certified, &provider, self.min_version)?;
         Ok(Assembled { client, server, verifier })
     }
+
+    /// Of all roots.
+    fn facts(&self) -> Vec<CertificateFacts> {
+        self.own.iter().chain(self.others.iter().flat_map(|(_, roots)| roots)).map(|root| root.facts.clone()).collect()
+    }
+
+    fn leads_without_lists(&self, chain: &[CertificateDer<'_>], at: OffsetDateTime) -> bool {
+        let without = Self { revoked: Vec::new(), ..self.clone() };
+        without.assemble(&[Allow::AnyOfCa]).is_ok_and(|made| made.verifier.verify_chain(chain, unix(at)).is_ok())
+    }
+}
+
+/// Lists with which no certificate can be verified.
+fn unverifiable(path: &Path, error: &Error) -> CredentialError {
+    let detail = format!("a list in it cannot be verified ({error}): is it signed by SHA-256 or better?");
+    CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail }
 }
 
 impl Credentials {
@@ -177,7 +195,7 @@ impl Credentials {
     /// # Errors
     /// The first thing that is wrong.
     pub fn load(files: &TlsFiles, allow: &[Allow], now: OffsetDateTime) -> Result<Self, CredentialError> {
-        Self::check(&files::read(files)?, files, allow, TlsVersion::default(), now)
+        Self::check(&files::read(files, Bundles::Needed)?, files, allow, TlsVersion::default(), now)
     }
 
     pub(super) fn check(
@@ -201,16 +219,16 @@ impl Credentials {
             path: files.certificate.clone(),
             detail: detail.to_owned(),
         };
-        if !leaf.signs {
-            return Err(not_usable(
-                "its key usage has no digitalSignature: peers that follow RFC 8446 refuse it; have it issued with that usage",
-            ));
+        if let Some(why) = leaf.unfit_as_leaf() {
+            return Err(not_usable(why));
         }
-        let Roots { found: mut own, facts: mut roots, mut warnings } = read_roots(&set.ca, &files.ca, now)?;
-        for pem in &set.former {
+        if leaf.identity.is_ambiguous() {
+            return Err(not_usable("it has several SPIFFE IDs, or one beside other URIs: no peer lets it in"));
+        }
+        let Roots { found: mut own, mut warnings, next: mut next_root } = read_roots(&set.ca, &files.ca, now)?;
+        for (pem, until) in &set.former {
             let Ok(former) = read_roots(pem, &files.ca, now) else { continue };
-            own.extend(former.found);
-            roots.extend(former.facts);
+            own.extend(former.found.into_iter().map(|root| Root { until: root.until.min(*until), ..root }));
         }
         let mut others: Vec<(TrustDomain, Vec<Root>)> = Vec::new();
         for (i, (domain, pem)) in set.federated.iter().enumerate() {
@@ -223,11 +241,14 @@ impl Credentials {
             // own authority either, and our own credentials go on.
             let found = match read_roots(pem, path, now) {
                 Ok(found) => {
-                    roots.extend(found.facts);
                     warnings.extend(found.warnings);
+                    next_root = next_root.into_iter().chain(found.next).min();
                     found.found
                 }
                 Err(fault) => {
+                    if let CredentialError::NotYetValid { not_before, .. } = fault {
+                        next_root = next_root.into_iter().chain([not_before]).min();
+                    }
                     warnings.push(format!("nobody vouches for trust domain {domain} by this bundle: {fault}"));
                     Vec::new()
                 }
@@ -259,8 +280,11 @@ impl Credentials {
                 "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect",
             ));
         }
-        let retired = RootCertStore { roots: read_retired(set.retired.iter()) };
-        let parts = Parts { own, others, retired, revoked, certified: Arc::new(certified), min_version };
+        let now_or_before = [&set.ca].into_iter().chain(set.former.iter().map(|(pem, _)| pem)).chain(&set.retired);
+        let ever = read_retired(now_or_before.chain(set.federated.iter().map(|(_, pem)| pem)));
+        let ever = RootCertStore { roots: ever };
+        let parts = Parts { own, others, ever, revoked, certified: Arc::new(certified), min_version };
+        let roots = parts.facts();
         let Assembled { client, server, verifier } = parts.assemble(&allowed).map_err(|error| {
             let (what, path) = match (&error, &files.revoked) {
                 (AssembleError::Trust(VerifierBuilderError::InvalidCrl(_)), Some(path)) => (REVOKED, path),
@@ -269,53 +293,73 @@ impl Credentials {
             };
             CredentialError::NotUsable { what, path: path.clone(), detail: error.to_string() }
         })?;
-        verifier.verify_chain(&chain, unix(now)).map_err(|source| CredentialError::Untrusted {
-            certificate: files.certificate.clone(),
-            issuer: leaf.issuer.clone(),
-            ca: files.ca.clone(),
-            source: Box::new(source),
+        verifier.verify_chain(&chain, unix(now)).map_err(|source| match &files.revoked {
+            Some(path) if !is_revocation(&source) && parts.leads_without_lists(&chain, now) => {
+                unverifiable(path, &source)
+            }
+            _ => CredentialError::Untrusted {
+                certificate: files.certificate.clone(),
+                issuer: leaf.issuer.clone(),
+                ca: files.ca.clone(),
+                source: Box::new(source),
+            },
         })?;
-        Ok(Self { client, server, chain: facts, leaf, roots, allowed, revocations, warnings, verifier, parts })
+        Ok(Self {
+            client,
+            server,
+            chain: facts,
+            leaf,
+            roots,
+            allowed,
+            revocations,
+            warnings,
+            next_root,
+            verifier,
+            parts,
+        })
     }
 
-    /// The same, with other revocation lists.
+    /// The same, with other revocation lists; without any if there are none.
     ///
     /// # Errors
-    /// If they are none.
+    /// If they are none, or nobody's certificate could be verified with them.
     pub(super) fn with_revocations(
         &self,
         pem: &[u8],
         path: &Path,
         now: OffsetDateTime,
     ) -> Result<Self, CredentialError> {
-        let (revoked, revocations) = read_revocations(pem, path)?;
+        let (revoked, revocations) = if pem.is_empty() { Default::default() } else { read_revocations(pem, path)? };
         let mut warnings = self.warnings.clone();
         warnings.retain(|warning| !warning.starts_with(REVOKED));
         warnings.extend(stale_lists(&revocations, path, now));
         let changed = self.with_parts(Parts { revoked, ..self.parts.clone() }).map_err(|error| {
             CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail: error.to_string() }
         })?;
-        Ok(Self { revocations, warnings, ..changed })
+        // Ours may have ended meanwhile: that is no fault of the lists.
+        let chain = &self.parts.certified.cert;
+        let at = self.chain.iter().map(|facts| facts.not_after).fold(now, OffsetDateTime::min);
+        match changed.verifier.verify_chain(chain, unix(at)) {
+            Err(error) if !is_revocation(&error) && self.parts.leads_without_lists(chain, at) => {
+                Err(unverifiable(path, &error))
+            }
+            _ => Ok(Self { revocations, warnings, ..changed }),
+        }
     }
 
     /// The same, without the roots that have ended; `None` if none has.
     pub(super) fn without_ended_roots(&self, now: OffsetDateTime) -> Option<Self> {
         let mut parts = self.parts.clone();
-        let lives = |root: &Root| now <= root.not_after;
-        let (living, ended): (Vec<_>, _) = parts.own.into_iter().partition(lives);
-        parts.own = living;
-        parts.retired.roots.extend(ended.into_iter().map(|root| root.anchor));
+        let lives = |root: &Root| now <= root.until;
+        parts.own.retain(lives);
         for (_, roots) in &mut parts.others {
             roots.retain(lives);
         }
-        let mut roots = self.roots.clone();
-        roots.retain(|root| now <= root.not_after);
-        if roots.len() == self.roots.len() {
+        if parts.facts().len() == self.roots.len() {
             return None;
         }
         // What could be assembled with these roots can be without some of them.
-        let changed = self.with_parts(parts).ok()?;
-        Some(Self { roots, ..changed })
+        self.with_parts(parts).ok()
     }
 
     fn with_parts(&self, parts: Parts) -> Result<Self, AssembleError> {
@@ -324,10 +368,11 @@ impl Credentials {
             client,
             server,
             verifier,
+            roots: parts.facts(),
             parts,
+            next_root: self.next_root,
             chain: self.chain.clone(),
             leaf: self.leaf.clone(),
-            roots: self.roots.clone(),
             allowed: self.allowed.clone(),
             revocations: self.revocations.clone(),
             warnings: self.warnings.clone(),

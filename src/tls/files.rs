@@ -9,6 +9,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::core::identity::TrustDomain;
@@ -35,8 +36,8 @@ pub struct Material {
     pub federated: Vec<(TrustDomain, Vec<u8>)>,
     /// Revocation lists; empty without any.
     pub revoked: Vec<u8>,
-    /// Roots that were replaced and still count; what is wrong with them is nobody's business any more.
-    pub former: Vec<Vec<u8>>,
+    /// Roots that were replaced and still count, until then; what is wrong with them is nobody's business any more.
+    pub former: Vec<(Vec<u8>, OffsetDateTime)>,
     /// Roots that were replaced, of whatever trust domain: what they have revoked stays revoked.
     pub retired: Vec<Vec<u8>>,
 }
@@ -56,17 +57,29 @@ impl Material {
     }
 }
 
+/// Whether other trust domains' bundles have to be there. What somebody else hands over stops a start, and nothing later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bundles {
+    Needed,
+    Wanted,
+}
+
 /// Reads the files until two readings in a row agree.
-pub(super) fn read(files: &TlsFiles) -> Result<Material, CredentialError> {
-    settled(files, read_once)
+pub(super) fn read(files: &TlsFiles, bundles: Bundles) -> Result<Material, CredentialError> {
+    settled(files, |files| read_once(files, bundles))
 }
 
 /// The files that count beside what somebody has issued; certificate and key come from there, the roots too unless
 /// `reads_ca`.
-pub(super) fn read_beside(files: &TlsFiles, reads_ca: bool) -> Result<Material, CredentialError> {
+pub(super) fn read_beside(files: &TlsFiles, reads_ca: bool, bundles: Bundles) -> Result<Material, CredentialError> {
     settled(files, |files| {
         let ca = if reads_ca { read_file("CA", &files.ca)? } else { Vec::new() };
-        Ok(Material { ca, federated: read_federated(files)?, revoked: read_revoked(files)?, ..Material::default() })
+        Ok(Material {
+            ca,
+            federated: read_federated(files, bundles)?,
+            revoked: read_revoked(files)?,
+            ..Material::default()
+        })
     })
 }
 
@@ -86,20 +99,25 @@ fn settled(
     Err(CredentialError::Unreadable { what: "certificate", path: files.certificate.clone(), source })
 }
 
-fn read_once(files: &TlsFiles) -> Result<Material, CredentialError> {
+fn read_once(files: &TlsFiles, bundles: Bundles) -> Result<Material, CredentialError> {
     Ok(Material {
         certificate: read_file("certificate", &files.certificate)?,
         key: Zeroizing::new(read_file("private key", &files.key)?),
         ca: read_file("CA", &files.ca)?,
-        federated: read_federated(files)?,
+        federated: read_federated(files, bundles)?,
         revoked: read_revoked(files)?,
         former: Vec::new(),
         retired: Vec::new(),
     })
 }
 
-fn read_federated(files: &TlsFiles) -> Result<Vec<(TrustDomain, Vec<u8>)>, CredentialError> {
-    files.federated.iter().map(|(domain, path)| Ok((domain.clone(), read_file("CA", path)?))).collect()
+/// One that cannot be read is empty then: nobody vouches for its domain.
+fn read_federated(files: &TlsFiles, bundles: Bundles) -> Result<Vec<(TrustDomain, Vec<u8>)>, CredentialError> {
+    let read = |path| match read_file("CA", path) {
+        Err(_) if bundles == Bundles::Wanted => Ok(Vec::new()),
+        read => read,
+    };
+    files.federated.iter().map(|(domain, path)| Ok((domain.clone(), read(path)?))).collect()
 }
 
 fn read_revoked(files: &TlsFiles) -> Result<Vec<u8>, CredentialError> {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::core::identity::TrustDomain;
 use crate::core::sidecar::TlsFiles;
 use crate::tls::credentials::CredentialError;
-use crate::tls::files::{self, Material};
+use crate::tls::files::{self, Bundles, Material};
 
 /// The last that somebody has supplied, and what keeps them from supplying more.
 #[derive(Clone, Default)]
@@ -52,10 +52,10 @@ pub(super) type Found = (Material, TlsFiles);
 
 impl Origin {
     /// `None` as long as nothing was ever supplied.
-    pub(super) fn read(&self) -> Result<Option<Found>, CredentialError> {
+    pub(super) fn read(&self, bundles: Bundles) -> Result<Option<Found>, CredentialError> {
         match self {
-            Self::Files(files) => Ok(Some((files::read(files)?, files.clone()))),
-            Self::Supplied(supplied) => supplied.read(),
+            Self::Files(files) => Ok(Some((files::read(files, bundles)?, files.clone()))),
+            Self::Supplied(supplied) => supplied.read(bundles),
         }
     }
 
@@ -78,11 +78,18 @@ impl Origin {
         std::future::pending().await
     }
 
-    /// The file of revocation lists, where there is one.
-    pub(super) fn revoked(&self) -> Option<&Path> {
+    /// Revocation lists, of whoever supplies them and of the file; `None` where there is none, or it cannot be read now. And
+    /// what they are called in messages.
+    pub(super) fn lists(&self) -> ([Option<Vec<u8>>; 2], PathBuf) {
+        let read = |path: &Path| files::read_regular(path).ok();
         match self {
-            Self::Files(files) => files.revoked.as_deref(),
-            Self::Supplied(supplied) => supplied.revoked.as_deref(),
+            Self::Files(TlsFiles { revoked, .. }) => {
+                ([None, revoked.as_deref().and_then(read)], revoked.clone().unwrap_or_default())
+            }
+            Self::Supplied(Supplied { supply, from, revoked, .. }) => {
+                let supplied = supply.borrow().material.as_ref().map(|material| material.revoked.clone());
+                ([supplied, revoked.as_deref().and_then(read)], revoked.clone().unwrap_or_else(|| from.into()))
+            }
         }
     }
 
@@ -92,7 +99,7 @@ impl Origin {
 }
 
 impl Supplied {
-    fn read(&self) -> Result<Option<Found>, CredentialError> {
+    fn read(&self, bundles: Bundles) -> Result<Option<Found>, CredentialError> {
         let Some(material) = self.supply.borrow().material.clone() else { return Ok(None) };
         let mut set = Material::clone(&material);
         let label = PathBuf::from(&self.from);
@@ -102,7 +109,7 @@ impl Supplied {
         names.revoked = self.revoked.clone().or_else(|| (!set.revoked.is_empty()).then_some(label));
 
         let files = TlsFiles { federated: self.federated.clone(), revoked: self.revoked.clone(), ..names.clone() };
-        let beside = files::read_beside(&files, self.ca.is_some())?;
+        let beside = files::read_beside(&files, self.ca.is_some(), bundles)?;
         set.ca.extend(beside.ca);
         set.federated.extend(beside.federated);
         set.revoked.extend(beside.revoked);

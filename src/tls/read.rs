@@ -31,8 +31,13 @@ pub(super) fn check_dates(
     Ok(())
 }
 
+/// Without the byte order mark that editors of another system put before a text.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
-    let what = "certificate";
+    let (what, pem) = ("certificate", without_mark(pem));
     let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| CredentialError::NotUsable { what, path: path.to_owned(), detail: malformed(&error) })?;
@@ -40,14 +45,16 @@ pub(super) fn read_chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'
 }
 
 pub(super) fn read_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, CredentialError> {
-    let what = "private key";
+    let (what, pem) = ("private key", without_mark(pem));
+    let has = |text: &[u8]| pem.windows(text.len()).any(|window| window == text);
     let not_usable = |detail: String| CredentialError::NotUsable { what, path: path.to_owned(), detail };
     match PrivateKeyDer::pem_slice_iter(pem).next() {
         Some(Ok(key)) => Ok(key),
-        Some(Err(error)) => Err(not_usable(malformed(&error))),
-        None if pem.windows(21).any(|window| window == b"ENCRYPTED PRIVATE KEY") => {
+        // Of PKCS#8, and of the formats before it (RFC 1421, section 4.6.1.1).
+        _ if has(b"ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") => {
             Err(not_usable("it is encrypted, and there is nobody to type a passphrase".to_owned()))
         }
+        Some(Err(error)) => Err(not_usable(malformed(&error))),
         None => Err(no_pem(what, pem, path)),
     }
 }
@@ -92,7 +99,12 @@ pub(super) fn pair(
         path: path.clone(),
         detail: format!("not usable: {error}"),
     };
-    let signing = signing.map_err(|error| not_usable("private key", &files.key, error))?;
+    let kinds = "RSA of 2048 bits and more, EC P-256, P-384 and P-521, and Ed25519 are";
+    let signing = signing.map_err(|_| CredentialError::NotUsable {
+        what: "private key",
+        path: files.key.clone(),
+        detail: format!("it is broken, or of a kind that is not supported: {kinds}"),
+    })?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
         Ok(()) => Ok(certified),
@@ -115,13 +127,15 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Clone, Debug)]
 pub(super) struct Root {
     pub(super) anchor: TrustAnchor<'static>,
-    pub(super) not_after: OffsetDateTime,
+    pub(super) until: OffsetDateTime,
+    pub(super) facts: CertificateFacts,
 }
 
 pub(super) struct Roots {
     pub(super) found: Vec<Root>,
-    pub(super) facts: Vec<CertificateFacts>,
     pub(super) warnings: Vec<String>,
+    /// When the first begins that does not count yet.
+    pub(super) next: Option<OffsetDateTime>,
 }
 
 pub(super) fn store(roots: &[Root]) -> RootCertStore {
@@ -133,7 +147,7 @@ pub(super) fn store(roots: &[Root]) -> RootCertStore {
 pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result<Roots, CredentialError> {
     let what = "CA";
     let not_usable = |detail| CredentialError::NotUsable { what, path: path.to_owned(), detail };
-    let mut roots = Roots { found: Vec::new(), facts: Vec::new(), warnings: Vec::new() };
+    let mut roots = Roots { found: Vec::new(), warnings: Vec::new(), next: None };
     let mut first_fault = None;
     for (i, block) in blocks(pem).enumerate() {
         let read = root(block).map_err(not_usable);
@@ -143,10 +157,18 @@ pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result
         });
         match checked {
             Ok((anchor, facts)) => {
-                roots.found.push(Root { anchor, not_after: facts.not_after });
-                roots.facts.push(facts);
+                if facts.version < 3 {
+                    let version = facts.version;
+                    let doubt =
+                        format!("root number {} is of X.509 version {version}: it cannot say that it is a CA", i + 1);
+                    roots.warnings.push(doubt);
+                }
+                roots.found.push(Root { anchor, until: facts.not_after, facts });
             }
             Err(fault) => {
+                if let CredentialError::NotYetValid { not_before, .. } = fault {
+                    roots.next = Some(roots.next.map_or(not_before, |next| next.min(not_before)));
+                }
                 roots.warnings.push(format!("root number {} is left out: {fault}", i + 1));
                 first_fault.get_or_insert(fault);
             }
@@ -166,6 +188,13 @@ pub(super) fn read_retired<'a>(texts: impl Iterator<Item = &'a Vec<u8>>) -> Vec<
 fn root(block: &[u8]) -> Result<(TrustAnchor<'static>, CertificateFacts), String> {
     let der = CertificateDer::from_pem_slice(block).map_err(|error| malformed(&error))?;
     let facts = CertificateFacts::of(&der)?;
+    // webpki asks nothing of what is called a root: a leaf would be an authority.
+    if facts.version >= 3 && !facts.is_ca {
+        return Err(format!("{} is no CA, by its basic constraints", facts.subject));
+    }
+    if !facts.may_certify() {
+        return Err(format!("{} may sign no certificates, by its key usage", facts.subject));
+    }
     let mut store = RootCertStore::empty();
     store.add(der).map_err(|error| error.to_string())?;
     let anchor = store.roots.pop().ok_or("it is no root")?;

@@ -16,8 +16,9 @@ use crate::core::identity::Allow;
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::timestamp;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::files::{Material, read_regular};
+use crate::tls::files::{Bundles, Material};
 use crate::tls::origin::{Found, Origin, Supplied};
+use crate::tls::revocation::read_revocations;
 
 /// A kubelet brings a changed secret within a minute or so; a second more does not matter, and reading three small
 /// files a second costs nothing.
@@ -55,8 +56,11 @@ pub struct Reloader {
     /// What is at the source, as far as it was usable.
     latest: Option<[u64; 2]>,
     hasher: RandomState,
-    /// The revocation lists that were last applied without the rest.
-    lists: Option<u64>,
+    /// The last usable revocation lists, of whoever supplies them and of the file, and what was last tried of them.
+    lists: [Vec<u8>; 2],
+    tried: Option<u64>,
+    /// What the parts of the last set are called.
+    names: TlsFiles,
     past: Past,
     /// When what is in use has to be looked at again though the files are the same: a root that has ended vouches for
     /// nobody.
@@ -90,7 +94,9 @@ impl Reloader {
             origin,
             latest: None,
             hasher: RandomState::new(),
-            lists: None,
+            lists: Default::default(),
+            tried: None,
+            names: TlsFiles::default(),
             past: Past::new(terms.overlap),
             terms,
             look_again: None,
@@ -148,6 +154,7 @@ impl Reloader {
                 None
             }
             Err(fault) => {
+                self.end_overlap_alone(now);
                 self.end_roots_alone(now);
                 self.revoke_alone(now);
                 Some(fault.to_string())
@@ -179,7 +186,8 @@ impl Reloader {
 
     /// What is at the source, checked; `None` if it is what is in use, or nothing yet.
     fn take(&self, now: OffsetDateTime) -> Result<Option<Taken>, CredentialError> {
-        let Some((set, names)): Option<Found> = self.origin.read()? else { return Ok(None) };
+        let bundles = if self.current.borrow().is_some() { Bundles::Wanted } else { Bundles::Needed };
+        let Some((set, names)): Option<Found> = self.origin.read(bundles)? else { return Ok(None) };
         let fingerprint = set.fingerprint(&self.hasher);
         if self.latest == Some(fingerprint) && self.look_again.is_none_or(|at| now <= at) {
             return Ok(None);
@@ -204,26 +212,56 @@ impl Reloader {
                 latest
             }
         };
-        Ok(Some(Taken { fingerprint, past, credentials }))
+        Ok(Some(Taken { fingerprint, past, credentials, names }))
     }
 
     /// Applies new revocation lists to what is in use although the rest of the set has a fault: who lost trust is shut out
-    /// whatever becomes of our own certificate.
+    /// whatever becomes of our own certificate. What cannot be had now, or is no list, stays as it was.
     fn revoke_alone(&mut self, now: OffsetDateTime) {
-        let Some(path) = self.origin.revoked() else { return };
-        let (Ok(pem), Some(current)) = (read_regular(path), self.current.borrow().clone()) else { return };
+        let Some(current) = self.current.borrow().clone() else { return };
+        self.note_lists();
+        let pem = self.lists.concat();
         let fingerprint = self.hasher.hash_one(&pem);
-        if self.lists == Some(fingerprint) {
+        if self.tried.replace(fingerprint) == Some(fingerprint) {
             return;
         }
-        match current.with_revocations(&pem, path, now) {
+        match current.with_revocations(&pem, &self.origin.lists().1, now) {
             Ok(credentials) => {
-                log_taken(&credentials, "revocation lists reloaded; the rest of the credentials has a fault");
-                self.current.send_replace(Some(Arc::new(credentials)));
+                self.put(credentials, "revocation lists reloaded; the rest of the credentials has a fault")
             }
             Err(fault) => tracing::warn!(%fault, "new revocation lists are not usable"),
         }
-        self.lists = Some(fingerprint);
+    }
+
+    fn note_lists(&mut self) {
+        let (read, path) = self.origin.lists();
+        for (known, read) in self.lists.iter_mut().zip(read) {
+            *known = match read {
+                Some(read) if read.is_empty() || read_revocations(&read, &path).is_ok() => read,
+                _ => std::mem::take(known),
+            };
+        }
+    }
+
+    /// Puts something in the place of what is in use that is not what lies at the source: once that has no fault it is taken
+    /// anew.
+    fn put(&mut self, credentials: Credentials, message: &str) {
+        log_taken(&credentials, message);
+        self.latest = None;
+        self.current.send_replace(Some(Arc::new(credentials)));
+    }
+
+    /// Shows the certificate that was held back once its time has come, although nothing usable has come since.
+    fn end_overlap_alone(&mut self, now: OffsetDateTime) {
+        if self.past.pair.as_ref().is_none_or(|pair| now < pair.until) {
+            return;
+        }
+        self.past.end(now);
+        let Terms { allow, min_version, .. } = &self.terms;
+        match Credentials::check(&self.past.material(None), &self.names, allow, *min_version, now) {
+            Ok(credentials) => self.put(credentials, "the latest certificate that was good is shown from now on"),
+            Err(fault) => tracing::warn!(%fault, "the former certificate is still shown"),
+        }
     }
 
     /// Does without the roots that have ended although nothing usable has come in their place.
@@ -239,16 +277,18 @@ impl Reloader {
     }
 
     fn show(&mut self, taken: Taken, now: OffsetDateTime, message: &str) {
-        let Taken { fingerprint, past, credentials } = taken;
+        let Taken { fingerprint, past, credentials, names } = taken;
+        self.names = names;
+        self.note_lists();
         log_taken(&credentials, message);
         if let Ok(mut state) = self.state.lock() {
             // The first ones are no reload.
-            state.succeeded += u64::from(self.latest.is_some());
+            state.succeeded += u64::from(self.current.borrow().is_some());
             state.loaded_at = Some(timestamp(now));
         }
         self.latest = Some(fingerprint);
-        self.lists = None;
         let leaf_end = past.pair.is_some().then_some(credentials.leaf.not_after);
+        self.tried = Some(self.hasher.hash_one(self.lists.concat()));
         self.look_again = [first_end(&credentials), past.first_end(), leaf_end].into_iter().flatten().min();
         self.past = past;
         if self.terms.overlap.is_zero() {
@@ -263,6 +303,7 @@ struct Taken {
     fingerprint: [u64; 2],
     past: Past,
     credentials: Credentials,
+    names: TlsFiles,
 }
 
 /// What was replaced and still counts, beside what has taken its place. Empty without an overlap: then nothing is kept.
@@ -292,8 +333,7 @@ impl Past {
 
     /// Takes what is new.
     fn turn(&mut self, set: Material, now: OffsetDateTime) {
-        self.roots.retain(|(_, until)| now < *until);
-        self.pair.take_if(|pair| now >= pair.until);
+        self.end(now);
         self.retire(set.anchors());
         let (ca, certificate) = (set.ca.clone(), set.certificate.clone());
         let Some(latest) = self.latest.replace(set) else { return };
@@ -326,11 +366,17 @@ impl Past {
     fn material(&self, pair: Option<&Pair>) -> Material {
         let mut material = self.latest.clone().unwrap_or_default();
         material.retired.clone_from(&self.retired);
-        material.former = self.roots.iter().map(|(roots, _)| roots.clone()).collect();
+        material.former.clone_from(&self.roots);
         if let Some(Pair { certificate, key, .. }) = pair {
             (material.certificate, material.key) = (certificate.clone(), key.clone());
         }
         material
+    }
+
+    /// Lets go of what has had its time.
+    fn end(&mut self, now: OffsetDateTime) {
+        self.roots.retain(|(_, until)| now < *until);
+        self.pair.take_if(|pair| now >= pair.until);
     }
 
     fn first_end(&self) -> Option<OffsetDateTime> {
@@ -339,7 +385,7 @@ impl Past {
 }
 
 fn first_end(credentials: &Credentials) -> Option<OffsetDateTime> {
-    credentials.roots.iter().map(|root| root.not_after).min()
+    credentials.roots.iter().map(|root| root.not_after).chain(credentials.next_root).min()
 }
 
 fn log_taken(credentials: &Credentials, message: &str) {

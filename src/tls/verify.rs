@@ -21,6 +21,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, IpAddr, Ipv
 use crate::core::identity::{Allow, PeerIdentity, TrustDomain};
 use crate::core::policy::{Denied, authorize};
 use crate::tls::certificate::CertificateFacts;
+use crate::tls::path::{self, Authority};
 use crate::tls::vouched::{self, Vouched};
 
 /// A peer's chain that leads to no root of ours, with who it claims to be.
@@ -49,14 +50,14 @@ fn in_words(error: &Error) -> String {
     other(error).map_or_else(|| error.to_string(), |inner| format!("invalid peer certificate: {inner}"))
 }
 
-const fn is_revocation(error: &Error) -> bool {
+pub(super) const fn is_revocation(error: &Error) -> bool {
     matches!(error, Error::InvalidCertificate(CertificateError::Revoked))
 }
 
-/// A certificate that is good for other things (RFC 8446, section 4.4.2.2).
+/// A certificate that is good for other things (RFC 8446, section 4.4.2.2; X.509-SVID, section 4.3).
 #[derive(Debug, thiserror::Error)]
-#[error("its key usage has no digitalSignature, so its key may sign no handshake")]
-struct MaySignNoHandshake;
+#[error("{0}")]
+struct Unfit(&'static str);
 
 /// Whom to trust.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ pub(super) struct Trust {
     pub(super) own: RootCertStore,
     /// For the SPIFFE IDs of other trust domains.
     pub(super) others: Vec<(TrustDomain, RootCertStore)>,
-    /// What vouches for nobody any more. Who was let in by it is still revoked by its lists.
-    pub(super) retired: RootCertStore,
+    /// Whatever has vouched for anybody, or does: who was let in by it is revoked by its lists, also when it is gone.
+    pub(super) ever: RootCertStore,
     /// What the authorities have revoked.
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
 }
@@ -75,7 +76,7 @@ pub(super) struct Trust {
 impl Trust {
     /// These roots, and nobody else.
     pub(super) const fn in_own(own: RootCertStore) -> Self {
-        Self { own, others: Vec::new(), retired: RootCertStore { roots: Vec::new() }, revoked: Vec::new() }
+        Self { own, others: Vec::new(), ever: RootCertStore { roots: Vec::new() }, revoked: Vec::new() }
     }
 }
 
@@ -118,6 +119,24 @@ impl Anchors {
 
     /// Whether the chain leads to a root, and nothing in it is revoked.
     fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let authorities: Vec<Authority<'_>> = rest.iter().filter_map(Authority::of).collect();
+        if self.layers.len() == 1 {
+            let rest: Vec<_> = authorities.iter().map(Authority::der).collect();
+            return self.along(leaf, &rest, now);
+        }
+        // Each layer finds a way of its own, and each list might be got round by another: they have to agree on one.
+        let mut refused = NOBODY;
+        for path in path::all(leaf, &authorities) {
+            match self.along(leaf, &path, now) {
+                Ok(()) => return Ok(()),
+                Err(error) if !is_revocation(&refused) => refused = error,
+                Err(_) => {}
+            }
+        }
+        Err(refused)
+    }
+
+    fn along(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         for layer in &self.layers {
             match layer.verify(leaf, rest, now) {
                 // A list that another key under the same name has signed is not about this chain.
@@ -147,6 +166,26 @@ impl Layer {
     }
 }
 
+/// Whether this authority's key has signed a certificate; of another authority's only the name is compared.
+#[must_use]
+pub fn has_signed(authority: &CertificateDer<'_>, certificate: &CertificateDer<'_>) -> bool {
+    let mut roots = RootCertStore::empty();
+    let (Ok(()), Ok(facts)) = (roots.add(authority.clone().into_owned()), CertificateFacts::of(certificate)) else {
+        return false;
+    };
+    let provider = Arc::new(crate::tls::credentials::provider());
+    let Ok(Some(anchors)) = Anchors::new(roots, &[], &provider) else { return false };
+    // It may have ended since.
+    let at = u64::try_from(facts.not_after.unix_timestamp()).unwrap_or(0);
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at));
+    let names_agree = CertificateFacts::of(authority).is_ok_and(|authority| authority.subject == facts.issuer);
+    names_agree
+        && !matches!(
+            anchors.along(certificate, &[], at),
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature))
+        )
+}
+
 /// Nobody vouches for it.
 const NOBODY: Error = Error::InvalidCertificate(CertificateError::UnknownIssuer);
 
@@ -156,7 +195,7 @@ pub(super) struct PeerVerifier {
     /// `None` for a domain whose roots have all ended, or are no roots: nobody vouches for it then.
     own: Option<Anchors>,
     others: Vec<(TrustDomain, Option<Anchors>)>,
-    retired: Option<Anchors>,
+    ever: Option<Anchors>,
     /// Whose certificates to show, as servers tell it to clients.
     hints: Vec<DistinguishedName>,
     provider: Arc<CryptoProvider>,
@@ -176,12 +215,12 @@ impl PeerVerifier {
         let others = trust.others.into_iter().map(|(domain, roots)| Ok((domain, anchors(roots)?)));
         let others = others.collect::<Result<_, VerifierBuilderError>>()?;
         // Without lists nobody asks what they say.
-        let retired = if trust.revoked.is_empty() { None } else { anchors(trust.retired)? };
+        let ever = if trust.revoked.is_empty() { None } else { anchors(trust.ever)? };
         let hints = trust.own.subjects();
         let own = anchors(trust.own)?;
         let of_ids = |rule: &&Allow| matches!(rule, Allow::Spiffe(_) | Allow::SpiffePrefix(_));
         let allowed_abroad = allowed.iter().filter(of_ids).cloned().collect();
-        Ok(Self { own, others, retired, hints, provider, allowed, allowed_abroad, vouched: Vouched::default() })
+        Ok(Self { own, others, ever, hints, provider, allowed, allowed_abroad, vouched: Vouched::default() })
     }
 
     /// Who vouches for a peer of this identity, and which rules it may be let in by.
@@ -204,8 +243,8 @@ impl PeerVerifier {
     /// Whether something in a chain, its leaf first, has been revoked by who vouches for it, or did.
     pub(super) fn is_revoked(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let Some((leaf, rest)) = chain.split_first() else { return false };
-        let formerly = self.retired.as_ref().map_or(Ok(()), |retired| retired.verify(leaf, rest, now));
-        [self.verify_chain(chain, now), formerly].iter().any(|judged| judged.as_ref().is_err_and(is_revocation))
+        let judged = self.ever.as_ref().map_or(Ok(()), |ever| ever.verify(leaf, rest, now));
+        judged.is_err_and(|error| is_revocation(&error))
     }
 
     /// Whether a peer with this chain, its leaf first, may connect now.
@@ -228,8 +267,8 @@ impl PeerVerifier {
         let facts = CertificateFacts::of(leaf).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         let (anchors, allowed) = self.for_whom(&facts.identity);
         let verified = anchors.ok_or(NOBODY).and_then(|anchors| anchors.verify(leaf, intermediates, now));
-        let signs = if facts.signs { Ok(()) } else { Err(evidence(MaySignNoHandshake)) };
-        if let Err(source) = verified.and(signs) {
+        let fit = facts.unfit_as_leaf().map_or(Ok(()), |why| Err(evidence(Unfit(why))));
+        if let Err(source) = verified.and(fit) {
             let claimed = facts.identity.to_string();
             return Err(evidence(Untrusted { claimed, issuer: facts.issuer, source }));
         }

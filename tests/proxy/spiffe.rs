@@ -149,7 +149,8 @@ fn federated_bundles_let_in_the_members_of_their_own_domain() {
     let near = sidecar(&west_socket, far.inbound, local(1), &allow);
     for sidecar in [&far, &near] {
         eventually("it is ready", || is_ready(sidecar));
-        sidecar.log_line(&["the bundle is left out", "spiffe://broken"]);
+        sidecar.log_line(&["nobody vouches for this trust domain", "\"broken\""]);
+        sidecar.log_line(&["the bundle is left out", "NO DOMAIN"]);
     }
     assert_echo(&mut connect(near.outbound).unwrap(), "across domains");
     let roots = far.status()["credentials"]["roots"].as_array().unwrap().len();

@@ -41,8 +41,17 @@ pub(super) fn run(args: &CertsVerifyArgs) -> Result<Outcome, Failure> {
     let now = OffsetDateTime::now_utc();
     let source = tls_source(&args.tls, args.source.clone()).map_err(Failure::usage)?;
     let credentials = match &source {
-        TlsSource::Files(files) => Arc::new(Credentials::load(files, &allow, now).map_err(Failure::not_well)?),
-        TlsSource::Asked(asked) => ask(asked.clone(), allow, Duration::from_secs(args.wait))?,
+        TlsSource::Files(files) => Credentials::load(files, &allow, now).map(Arc::new).map_err(Failure::not_well),
+        TlsSource::Asked(asked) => ask(asked.clone(), allow, Duration::from_secs(args.wait)),
+    };
+    let credentials = match credentials {
+        Err(failure) if args.output == OutputFormat::Json && failure.is_not_well() => {
+            let answer =
+                serde_json::json!({"source": source.to_string(), "fault": super::super::chain(&failure.error)});
+            print(&format!("{answer:#}\n"))?;
+            return Err(failure);
+        }
+        credentials => credentials?,
     };
     let mut verdicts = Vec::new();
     for path in &args.peer {

@@ -121,3 +121,90 @@ fn ended_roots_go_and_replaced_ones_still_revoke() {
     reloader.end_roots_alone(now + time::Duration::days(36500));
     assert!(!admits(&reloader, &after));
 }
+
+fn der(leaf: &IssuedLeaf) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes()).unwrap()
+}
+
+fn revokes(reloader: &Reloader, leaf: &IssuedLeaf) -> bool {
+    reloader.current.borrow().as_ref().unwrap().is_revoked(&[der(leaf)], OffsetDateTime::now_utc())
+}
+
+/// Promise: lists come from two places, and a fault of anything takes none of them back.
+#[test]
+fn a_fault_forgets_no_revocation_whoever_has_told_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = DevelopmentCa::new("a").unwrap();
+    let [own, other, thief, friend] = [(); 4].map(|()| issue(&ca));
+    let list = |revoked: &[&IssuedLeaf]| {
+        let facts = revoked.iter().map(|leaf| crate::tls::CertificateFacts::of(&der(leaf)).unwrap());
+        ca.revoke(&facts.collect::<Vec<_>>(), 1).unwrap().into_bytes()
+    };
+    let material = |key: &IssuedLeaf, revoked: Vec<u8>| Material {
+        certificate: own.certificate_pem.clone().into_bytes(),
+        key: key.key_pem.as_bytes().to_vec().into(),
+        ca: ca.certificate_pem().as_bytes().to_vec(),
+        revoked,
+        ..Material::default()
+    };
+    let file = dir.path().join("crl.pem");
+    fs::write(&file, list(&[])).unwrap();
+    let say = |material: Material| crate::tls::Supply { material: Some(material.into()), fault: None };
+    let (supplier, supply) = watch::channel(say(material(&own, list(&[&thief]))));
+    let supplied =
+        Supplied { supply, from: "test".to_owned(), ca: None, federated: Vec::new(), revoked: Some(file.clone()) };
+    let mut reloader = Reloader::follow(supplied, Terms::default());
+    reloader.look();
+    assert!(revokes(&reloader, &thief) && !revokes(&reloader, &friend));
+    // The file goes: what it said stays, and what was supplied too.
+    fs::remove_file(&file).unwrap();
+    reloader.look();
+    assert!(revokes(&reloader, &thief) && reloader.state.lock().unwrap().fault.is_some());
+    // A newer list beside a key that does not fit.
+    supplier.send_replace(say(material(&other, list(&[&thief, &friend]))));
+    reloader.look();
+    assert!(revokes(&reloader, &thief) && revokes(&reloader, &friend));
+    // All is well again, and the lists are those that are there.
+    fs::write(&file, list(&[])).unwrap();
+    supplier.send_replace(say(material(&own, list(&[&friend]))));
+    reloader.look();
+    assert!(!revokes(&reloader, &thief) && revokes(&reloader, &friend));
+    assert!(reloader.state.lock().unwrap().fault.is_none());
+}
+
+#[test]
+fn an_overlap_ends_while_the_files_have_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (DevelopmentCa::new("old").unwrap(), DevelopmentCa::new("new").unwrap());
+    let (before, after) = (issue(&old), issue(&new));
+    write(dir.path(), &before, old.certificate_pem());
+    let mut reloader = start(dir.path(), 600);
+    write(dir.path(), &after, new.certificate_pem());
+    reloader.look();
+    fs::write(dir.path().join("tls.key"), "nothing").unwrap();
+    reloader.look();
+    assert!(admits(&reloader, &before) && shows(&reloader, &before));
+    reloader.past.pair.as_mut().unwrap().until = OffsetDateTime::now_utc() - time::Duration::SECOND;
+    reloader.look();
+    assert!(shows(&reloader, &after) && admits(&reloader, &before));
+    reloader.end_roots_alone(OffsetDateTime::now_utc() + time::Duration::seconds(601));
+    assert!(admits(&reloader, &after) && !admits(&reloader, &before));
+}
+
+#[test]
+fn another_trust_domains_missing_file_stops_a_start_and_no_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, west) = (DevelopmentCa::new("a").unwrap(), DevelopmentCa::new("west").unwrap());
+    write(dir.path(), &issue(&ca), ca.certificate_pem());
+    let bundle = dir.path().join("west.pem");
+    let mut files = TlsFiles::new(Some(dir.path()), None, None, None).unwrap();
+    files.federated = vec![("west".parse().unwrap(), bundle.clone())];
+    assert!(Reloader::start(files.clone(), Terms::default()).is_err());
+    fs::write(&bundle, west.certificate_pem()).unwrap();
+    let mut reloader = Reloader::start(files, Terms::default()).unwrap();
+    fs::remove_file(&bundle).unwrap();
+    let next = issue(&ca);
+    write(dir.path(), &next, ca.certificate_pem());
+    reloader.look();
+    assert!(shows(&reloader, &next));
+}
