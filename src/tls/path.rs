@@ -7,8 +7,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// As webpki has it.
 const MOST_INTERMEDIATES: usize = 6;
-/// Authorities that certify each other have two or three; whoever sends more has something else in mind.
-const MOST_WAYS: usize = 16;
+/// Authorities that certify each other have two or three. Whoever sends more would have us verify signatures.
+const MOST_WAYS: usize = 4;
 
 /// A certificate that a peer has sent behind its leaf, if it may sign others as far as its key usage goes: webpki does not ask
 /// that.
