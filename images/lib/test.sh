@@ -90,13 +90,16 @@ brings_the_library() {
 }
 
 has_tools() {
-	local tool
+	local tool said without_nft=
+	# Emulation has no nf_tables: those tools come as far as asking for it, with all of their libraries.
+	[ "$1" = "$(dpkg --print-architecture)" ] || without_nft='Failed to initialize nft'
 	for tool in iptables-nft iptables-legacy ip6tables-nft ip6tables-legacy; do
-		in_image "$1" "$2" "/usr/sbin/$tool" --version || return
+		said=$(in_image "$1" "$2" "/usr/sbin/$tool" --version 2>&1) ||
+			[[ -n $without_nft && $tool == *-nft && $said == *"$without_nft"* ]] || { echo "$said" >&2 && return 1; }
 	done
-	# Every match and target that a rule of a mesh may have is a library of its own, loaded by name. Emulation has no nf_tables.
+	# Every match and target that a rule of a mesh may have is a library of its own, loaded by name.
 	tool=iptables-nft
-	[ "$1" = "$(dpkg --print-architecture)" ] || tool=iptables-legacy
+	[ -z "$without_nft" ] || tool=iptables-legacy
 	in_image "$1" "$2" "/usr/sbin/$tool" -m owner -j REDIRECT --help | grep -q 'owner match options'
 }
 
