@@ -267,6 +267,10 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
                 reason: error.to_string(),
             })?;
     }
+    if !makes_rules && options.path == TrafficPath::Ports {
+        let reason = "with path ports nobody listens where the rules would lead; leave out one of the two".to_owned();
+        return Err(Refused::BadAnnotation { name: RULES.to_owned(), value: "capture".to_owned(), reason });
+    }
     refuse(kind, template, &options)?;
     check_options(&options)?;
     let apps = match options.path {
@@ -274,7 +278,7 @@ pub fn plan(kind: &str, name: &str, template: &Value, options: &Options) -> Resu
         TrafficPath::Ports => apps::changes(template, &options)?,
     };
     let mut injection = containers::injection(name, template, &options, apps);
-    if !makes_rules && options.path == TrafficPath::Rules {
+    if !makes_rules {
         injection.init_containers.retain(|container| container["name"] != INIT);
     }
     Ok(Some(injection))

@@ -38,6 +38,8 @@ pub(super) fn run(subject: &Subject, findings: &mut Findings) {
 fn complete(subject: &Subject, findings: &mut Findings) {
     let (code, object) = ("agent-complete", &subject.object);
     let next = &(subject.kubectl("get") + " -o yaml");
+    let asks_the_node =
+        subject.annotations.get(RULES).or(subject.labels.get(RULES)).is_some_and(|rules| rules == "capture");
     match (&subject.agent.init, &subject.agent.proxy) {
         (Some(_), Some(_)) => findings.pass(code, object, "init and proxy are there"),
         (Some(init), None) if init.only_bypasses() => {
@@ -51,16 +53,18 @@ fn complete(subject: &Subject, findings: &mut Findings) {
             findings.pass(code, object, "the proxy has fixed targets, and needs no rules");
         }
         (None, Some(proxy)) if proxy.option("path") == Some("ports") => {
-            if subject.pod.containers.iter().any(preloads) {
+            if asks_the_node {
+                let message =
+                    format!("the proxy has --path ports, and {RULES}: capture asks for rules that lead to nobody");
+                findings.fail(code, object, message, next);
+            } else if subject.pod.containers.iter().any(preloads) {
                 findings.pass(code, object, "the proxy has the pod's ports, and the app preloads the library");
             } else {
                 let message = format!("the proxy has --path ports, and no container preloads {LIBRARY}");
                 findings.fail(code, object, message, "bypassctl inject --path ports FILE");
             }
         }
-        (None, Some(_))
-            if subject.annotations.get(RULES).or(subject.labels.get(RULES)).is_some_and(|rules| rules == "capture") =>
-        {
+        (None, Some(_)) if asks_the_node => {
             findings.pass(
                 code,
                 object,

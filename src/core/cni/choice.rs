@@ -8,7 +8,7 @@ use crate::core::cni::Settings;
 use crate::core::config::{
     AgentPorts, ClusterPorts, DEFAULT_AGENT_UID, DEFAULT_MESH_MARK, DEFAULT_MESH_UID, RedirectMode, SideDoors,
 };
-use crate::core::inject::RULES;
+use crate::core::inject::{PREFIX, RULES};
 use crate::core::plan::RedirectPlan;
 use crate::core::ports::{PortRange, Preset};
 
@@ -20,6 +20,11 @@ pub enum Choice {
     /// These rules.
     Program(Box<RedirectPlan>),
 }
+
+/// Options of a sidecar that say which rules it needs, beside those of [`CLUSTER`].
+const OWN: [&str; 5] = ["admin-port", "inbound-port", "outbound-port", "outbound-target", "path"];
+/// Options that say which ports the cluster has.
+const CLUSTER: [&str; 3] = ["preset", "remoting-port", "management-port"];
 
 /// Decides. The ports of a pod with a sidecar are those that the sidecar is told, so that rules and sidecar agree; those of
 /// any other, and of a sidecar that reads them where nobody sees them, are those of its annotations, or the node's.
@@ -36,43 +41,69 @@ pub fn choose(pod: &Pod, settings: &Settings) -> Result<Choice, String> {
         return Ok(Choice::Leave("it is on the host network"));
     }
     let agent = Agent::of(spec);
+    let proxy = agent.proxy.as_ref();
     let told = |key: &str| {
         let annotation = metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
         annotation.or_else(|| metadata.labels.as_ref()?.get(key)).map(String::as_str)
     };
+    // Flag and variable beat what the sidecar reads elsewhere, so that what is seen is so.
+    let is_open = proxy.is_none_or(is_hidden);
+    let says = |option: &str| {
+        let seen = proxy.and_then(|proxy| proxy.option(option)).filter(|value| !is_reference(value));
+        seen.or_else(|| told(&format!("{PREFIX}{option}")).filter(|_| is_open))
+    };
     let mode = match told(RULES) {
         Some("none") => return Ok(Choice::Leave("it says that it wants none")),
+        Some("capture") if says("path") == Some("ports") => {
+            return Err(format!(
+                "{RULES} is capture, and its sidecar has --path ports: nobody listens where the rules would lead; leave out \
+                 one of the two"
+            ));
+        }
         Some("capture") => RedirectMode::Capture,
         Some("bypass") => RedirectMode::Bypass,
         Some(other) => return Err(format!("{RULES} is {other:?}; write capture, bypass or none")),
         None if agent.init.is_some() => return Ok(Choice::Leave("an init container of its own makes them")),
-        None if agent.proxy.as_ref().is_some_and(|proxy| proxy.option("outbound-target").is_some()) => {
+        None if proxy.is_some() && says("outbound-target").is_some() => {
             return Ok(Choice::Leave("its sidecar has fixed targets"));
         }
-        None if agent.proxy.as_ref().is_some_and(|proxy| proxy.option("path") == Some("ports")) => {
+        None if proxy.is_some() && says("path") == Some("ports") => {
             return Ok(Choice::Leave("its sidecar has the pod's ports, and needs none"));
         }
-        None if agent.proxy.is_some() => RedirectMode::Capture,
+        None if proxy.is_some() => RedirectMode::Capture,
         None => return Ok(Choice::Leave("it has no sidecar of ours, and asks for none")),
     };
-    let seen = agent.proxy.as_ref().filter(|proxy| !is_hidden(proxy));
-    let port = |option: &'static str, node: &Option<String>| match seen {
-        Some(proxy) => proxy.option(option).map(str::to_owned),
-        None => told(&format!("bypassctl.io/{option}")).map(str::to_owned).or_else(|| node.clone()),
+    let of_node = [&settings.preset, &settings.remoting_port, &settings.management_port].map(Option::as_deref);
+    // The node's are for pods that do not say theirs: its ports would beat the pod's preset.
+    let is_nodes = |option: &str| is_open && (option == "preset" || says("preset").is_none());
+    let [preset, remoting, management] =
+        std::array::from_fn(|i| says(CLUSTER[i]).or_else(|| of_node[i].filter(|_| is_nodes(CLUSTER[i]))));
+    if let Some(proxy) = proxy {
+        let nobody_says = [preset, remoting, management].iter().all(Option::is_none);
+        let needed = OWN.iter().filter(|option| says(option).is_none());
+        let mut needed = needed.chain(CLUSTER.iter().filter(|_| nobody_says));
+        if let Some(option) = needed.find(|option| is_unseen(proxy, option)) {
+            return Err(format!(
+                "--{option} of container {} is not to be seen (valueFrom, or $(…)): write it among its arguments, or \
+                 annotate the pod with {PREFIX}{option}",
+                proxy.container.name
+            ));
+        }
+    }
+    let own = |option: &str, default: u16| match says(option) {
+        Some(port) => port.parse().map_err(|error| format!("{option} {port:?}: {error}")),
+        None => Ok(default),
     };
-    let own = seen.map_or(AgentPorts::default(), |proxy| {
-        let [outbound, inbound, admin] = proxy.own_ports();
-        AgentPorts { outbound, inbound, admin }
-    });
+    let ports = AgentPorts::default();
     let plan = RedirectPlan {
         mode,
-        cluster: cluster(
-            port("preset", &settings.preset).as_deref(),
-            port("remoting-port", &settings.remoting_port).as_deref(),
-            port("management-port", &settings.management_port).as_deref(),
-        )?,
-        agent: own,
-        agent_uid: agent.proxy.as_ref().map_or(Ok(DEFAULT_AGENT_UID), |proxy| uid(spec, proxy))?,
+        cluster: cluster(preset, remoting, management)?,
+        agent: AgentPorts {
+            outbound: own("outbound-port", ports.outbound)?,
+            inbound: own("inbound-port", ports.inbound)?,
+            admin: own("admin-port", ports.admin)?,
+        },
+        agent_uid: proxy.map_or(Ok(DEFAULT_AGENT_UID), |proxy| uid(spec, proxy))?,
         mesh_uids: vec![DEFAULT_MESH_UID],
         mesh_mark: DEFAULT_MESH_MARK,
         side_doors: SideDoors::Closed,
@@ -80,11 +111,29 @@ pub fn choose(pod: &Pod, settings: &Settings) -> Result<Choice, String> {
     Ok(Choice::Program(Box::new(plan.checked().map_err(|error| error.to_string())?)))
 }
 
-/// Whether its options are read from where a pod's record does not show them.
+/// Whether options of it that count here are read from where a pod's record does not show them.
 fn is_hidden(proxy: &AgentContainer<'_>) -> bool {
-    let variables = proxy.container.env.iter().flatten();
-    let unseen = |name: &str| name.starts_with("BYPASSCTL_") && (name.ends_with("_PORT") || name.ends_with("_PRESET"));
-    proxy.has_file() || variables.into_iter().any(|variable| variable.value.is_none() && unseen(&variable.name))
+    let words = proxy.container.command.iter().chain(&proxy.container.args).flatten();
+    proxy.has_file()
+        || proxy.container.env_from.as_ref().is_some_and(|sources| !sources.is_empty())
+        || words
+            .into_iter()
+            .any(|word| is_reference(word.trim_start_matches('-').split('=').next().unwrap_or_default()))
+        || OWN.iter().chain(&CLUSTER).chain(&["config"]).any(|option| is_unseen(proxy, option))
+}
+
+/// Whether it has this option, and the pod's record does not show what it is.
+fn is_unseen(proxy: &AgentContainer<'_>, option: &str) -> bool {
+    let name = format!("BYPASSCTL_{}", option.to_uppercase().replace('-', "_"));
+    match proxy.option(option) {
+        Some(value) => is_reference(value),
+        None => proxy.container.env.iter().flatten().any(|variable| variable.name == name && variable.value.is_none()),
+    }
+}
+
+/// Whether the kubelet puts something else in its place.
+fn is_reference(text: &str) -> bool {
+    text.contains("$(")
 }
 
 /// The user that the sidecar runs as, whom the rules exempt.
@@ -161,6 +210,60 @@ mod tests {
         assert_eq!(plan.cluster.remoting.to_string(), "25520");
     }
 
+    /// With both, the sidecar takes both: rules for one of them would let the other out in plaintext.
+    #[test]
+    fn a_list_that_is_repeated_is_the_whole_of_it() {
+        let twice = json!([
+            "proxy",
+            "--remoting-port=2552",
+            "--remoting-port",
+            "2553,2600-2601",
+            "--management-port=1",
+            "--management-port=2"
+        ]);
+        let mut spec = sidecar(twice);
+        spec["initContainers"][0]["env"] = json!([{"name": "BYPASSCTL_REMOTING_PORT", "value": "9"}]);
+        let plan = program(&pod(json!({}), spec));
+        assert_eq!(plan.cluster.remoting.to_string(), "2552-2553,2600-2601");
+        assert_eq!(plan.cluster.management.to_string(), "1-2");
+    }
+
+    #[test]
+    fn whatever_hides_a_sidecars_options_leaves_the_annotations() {
+        let annotated = json!({"bypassctl.io/remoting-port": "17355"});
+        let mut from = sidecar(json!(["proxy", "--inbound-port=4000"]));
+        from["initContainers"][0]["envFrom"] = json!([{"configMapRef": {"name": "x"}}]);
+        let plan = program(&pod(annotated.clone(), from.clone()));
+        assert_eq!((plan.cluster.remoting.to_string().as_str(), plan.agent.inbound), ("17355", 4000));
+        let ports = json!({"bypassctl.io/path": "ports"});
+        assert!(left(&pod(ports.clone(), from)).contains("the pod's ports"));
+
+        let refused = |spec: &Value| choose(&pod(json!({}), spec.clone()), &Settings::default()).unwrap_err();
+        let mut path = sidecar(json!(["proxy"]));
+        path["initContainers"][0]["env"] = json!([{"name": "BYPASSCTL_PATH", "valueFrom": {}}]);
+        assert!(refused(&path).contains("--path of container bypassctl is not to be seen"));
+        assert!(left(&pod(ports, path.clone())).contains("the pod's ports"));
+        program(&pod(json!({"bypassctl.io/path": "rules"}), path));
+
+        for args in [json!(["proxy", "--remoting-port=$(RP)"]), json!(["proxy", "--remoting-port", "2552,$(RP)"])] {
+            let expanded = sidecar(args);
+            assert!(refused(&expanded).contains("--remoting-port of container bypassctl is not to be seen"));
+            assert_eq!(program(&pod(annotated.clone(), expanded)).cluster.remoting.to_string(), "17355");
+        }
+        assert!(refused(&sidecar(json!(["proxy", "--outbound-port=$(OP)"]))).contains("--outbound-port"));
+        let whole = sidecar(json!(["proxy", "$(OPTIONS)"]));
+        assert_eq!(program(&pod(annotated, whole)).cluster.remoting.to_string(), "17355");
+    }
+
+    #[test]
+    fn the_nodes_ports_do_not_beat_a_pods_preset() {
+        let settings = Settings { remoting_port: Some("1".to_owned()), ..Settings::default() };
+        let hidden = sidecar(json!(["proxy", "--config=/etc/x.yaml"]));
+        let annotated = pod(json!({"bypassctl.io/preset": "pekko"}), hidden);
+        let Ok(Choice::Program(plan)) = choose(&annotated, &settings) else { panic!() };
+        assert_eq!(plan.cluster.remoting.to_string(), "17355");
+    }
+
     #[test]
     fn a_pod_is_left_alone_unless_it_has_a_sidecar_without_rules_or_asks() {
         let bare = json!({"containers": [{"name": "app"}]});
@@ -186,6 +289,8 @@ mod tests {
             |annotations: Value, spec: Value| choose(&pod(annotations, spec), &Settings::default()).unwrap_err();
         let bare = json!({"containers": [{"name": "app"}]});
         assert!(refused(json!({RULES: "yes"}), bare.clone()).contains("capture, bypass or none"));
+        let ports = sidecar(json!(["proxy", "--path=ports"]));
+        assert!(refused(json!({RULES: "capture"}), ports).contains("nobody listens where the rules would lead"));
         let annotations = json!({RULES: "bypass", "bypassctl.io/preset": "erlang"});
         assert!(refused(annotations, bare).contains("akka-artery"));
         assert!(refused(json!({}), sidecar(json!(["proxy", "--remoting-port=x"]))).contains("remoting-port"));

@@ -311,6 +311,18 @@ fn by_ports_nobody_needs_a_capability() {
     assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], SHIM_VOLUME);
 }
 
+/// The node's plugin would make rules to ports where such a sidecar does not listen.
+#[test]
+fn rules_of_the_node_are_refused_with_the_pods_ports() {
+    let with =
+        |annotations: Value| json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "a"}]}});
+    let asks = json!({"bypassctl.io/rules": "capture"});
+    let says_both = json!({"bypassctl.io/rules": "capture", "bypassctl.io/path": "ports"});
+    for refused in [plan("Deployment", "a", &with(asks), &by_ports()), planned(with(says_both))] {
+        assert!(refused.unwrap_err().to_string().contains("leave out one of the two"));
+    }
+}
+
 #[test]
 fn an_app_that_cannot_be_told_is_refused_with_what_to_do() {
     for (container, complaint) in [

@@ -30,6 +30,9 @@ pub(in crate::core) const AGENT_OPTIONS: [&str; 19] = [
     "tls-min-version",
 ];
 
+/// Those that may be repeated, each time with more of the list.
+const LISTS: [&str; 2] = ["management-port", "remoting-port"];
+
 /// Init container and sidecar.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Agent<'a> {
@@ -92,6 +95,8 @@ impl AgentContainer<'_> {
                 options.insert(name.to_lowercase().replace('_', "-"), value.clone());
             }
         }
+        // All of an option's arguments beat its variable.
+        let mut arguments: BTreeMap<String, String> = BTreeMap::new();
         let mut words = words.iter().peekable();
         while let Some(word) = words.next() {
             let Some(option) = word.strip_prefix("--") else { continue };
@@ -102,8 +107,12 @@ impl AgentContainer<'_> {
                     (option, next.map_or_else(|| "true".to_owned(), |next| (**next).clone()))
                 }
             };
-            options.insert(name.to_owned(), value);
+            match arguments.get_mut(name).filter(|_| LISTS.contains(&name)) {
+                Some(list) => *list = format!("{list},{value}"),
+                None => drop(arguments.insert(name.to_owned(), value)),
+            }
         }
+        options.extend(arguments);
         Some((command.to_string(), options))
     }
 
