@@ -31,6 +31,8 @@ pub struct Target {
     pub context: Option<String>,
     /// Instead of the context's.
     pub namespace: Option<String>,
+    /// Whether a proxy that the environment names (`HTTPS_PROXY`) is none of this target's.
+    pub is_direct: bool,
 }
 
 /// A cluster that answers.
@@ -276,9 +278,16 @@ async fn configuration(target: &Target) -> Result<(Config, String), ClientError>
     if !contexts.contains(&context) {
         return Err(ClientError::UnknownContext { place, context, known: contexts });
     }
+    let clusters = kubeconfig.clusters.iter().filter_map(|cluster| cluster.cluster.as_ref());
+    let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
     let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
     match Config::from_custom_kubeconfig(kubeconfig, &options).await {
-        Ok(config) => Ok((config, context)),
+        Ok(mut config) => {
+            if target.is_direct && !has_proxy {
+                config.proxy_url = None;
+            }
+            Ok((config, context))
+        }
         Err(error) => Err(ClientError::Kubeconfig { place, reason: error.to_string() }),
     }
 }
@@ -329,7 +338,7 @@ mod tests {
     fn target(dir: &tempfile::TempDir, text: &str, context: Option<&str>) -> Target {
         let path = dir.path().join("config");
         std::fs::write(&path, text).unwrap();
-        Target { kubeconfig: Some(path), context: context.map(str::to_owned), namespace: None }
+        Target { kubeconfig: Some(path), context: context.map(str::to_owned), ..Target::default() }
     }
 
     #[tokio::test]

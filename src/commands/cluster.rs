@@ -40,7 +40,12 @@ impl Question {
         let TargetArgs { kubeconfig, context, namespace } = target;
         let selection = Selection::parse(selection.workload_name.as_deref(), selection.selector.as_deref());
         Ok(Self {
-            target: Target { kubeconfig: kubeconfig.clone(), context: context.clone(), namespace: namespace.clone() },
+            target: Target {
+                kubeconfig: kubeconfig.clone(),
+                context: context.clone(),
+                namespace: namespace.clone(),
+                is_direct: false,
+            },
             selection: selection.map_err(|error| Failure::usage(anyhow::anyhow!(error)))?,
             ports: ClusterPorts::new(ports.preset, &ports.remoting_port, &ports.management_port)
                 .map_err(Failure::usage)?,
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn commands_are_for_the_cluster_that_was_named() {
         let question = |context: Option<&str>| Question {
-            target: Target { kubeconfig: None, context: context.map(str::to_owned), namespace: None },
+            target: Target { context: context.map(str::to_owned), ..Target::default() },
             selection: Selection::All,
             ports: ClusterPorts::new(None, &[], &[]).unwrap(),
         };

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
 use serde_json::Value;
@@ -18,8 +19,12 @@ use crate::cli::Cli;
 /// # Errors
 /// clap's, for arguments, environment and file alike; `--help` and `--version` are errors of clap's too.
 pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
-    let args = as_cni_plugin(args);
+    let is_called_by_a_runtime = is_cni_plugin(&args);
+    let args =
+        if is_called_by_a_runtime { args.into_iter().chain(std::iter::once("cni".into())).collect() } else { args };
     let command = Cli::command();
+    // The environment is the runtime's: what it sets is not meant for the plugin.
+    let command = if is_called_by_a_runtime { without_variables(command) } else { command };
     let command = if is_plugin(&args) { command.bin_name("kubectl bypass") } else { command };
     let command = match config_path(&command, &args) {
         Some(path) => with_file(command, &path)?,
@@ -47,12 +52,13 @@ fn is_plugin(args: &[OsString]) -> bool {
 }
 
 /// A container runtime calls the plugin by its name and without arguments.
-fn as_cni_plugin(mut args: Vec<OsString>) -> Vec<OsString> {
+fn is_cni_plugin(args: &[OsString]) -> bool {
     let name = args.first().and_then(|program| Path::new(program).file_name());
-    if args.len() == 1 && name.is_some_and(|name| name == crate::core::cni::TYPE) {
-        args.push("cni".into());
-    }
-    args
+    args.len() == 1 && name.is_some_and(|name| name == crate::core::cni::TYPE)
+}
+
+fn without_variables(command: Command) -> Command {
+    command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_variables)
 }
 
 fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {

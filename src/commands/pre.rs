@@ -32,6 +32,7 @@ async fn of_namespace(args: &CheckPreArgs) -> Result<Vec<CheckResult>, Failure> 
         kubeconfig: args.target.kubeconfig.clone(),
         context: args.target.context.clone(),
         namespace: args.target.namespace.clone(),
+        is_direct: false,
     };
     let cluster = client::connect(&target).await.map_err(unreachable)?;
     let enforced = match namespace(&cluster).await {

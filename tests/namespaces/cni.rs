@@ -89,13 +89,18 @@ impl Node {
 
     /// Calls the plugin by its own name, as runtimes do, with nothing in its environment but what the protocol has.
     fn call(&self, verb: &str, netns: &str, configuration: &str) -> Finished {
+        self.call_with(verb, netns, configuration, &[])
+    }
+
+    /// The same, with these variables of the runtime's own.
+    fn call_with(&self, verb: &str, netns: &str, configuration: &str, variables: &[(&str, &str)]) -> Finished {
         let plugin = self.dir.path().join("bypassctl-cni");
         if !plugin.exists() {
             symlink(env!("CARGO_BIN_EXE_bypassctl"), &plugin).unwrap();
         }
         let mut command = Command::new(plugin);
         command.env_clear().envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", "c-1"), ("CNI_IFNAME", "eth0")]);
-        command.env("CNI_NETNS", netns).env("CNI_PATH", "/nowhere");
+        command.env("CNI_NETNS", netns).env("CNI_PATH", "/nowhere").envs(variables.iter().copied());
         command.env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-0;K8S_POD_UID=u-1");
         run(command, configuration)
     }
@@ -231,6 +236,86 @@ fn add_makes_the_table_of_init_and_hands_on_the_result() {
     assert_eq!((finished.code, finished.stdout.as_str()), (0, ""), "{finished}");
     pod.sh("nft delete table inet bypassctl");
     assert_fault(&node.call("CHECK", &pod.netns_path(), &node.configuration(|_| {})), 102, "its rules are gone");
+}
+
+/// A sidecar takes a list that is repeated as a whole: a port that the rules leave out would go out in plaintext.
+#[test]
+fn every_port_of_a_repeated_list_is_in_the_rules() {
+    let node = Node::new();
+    node.tell(Some(with_sidecar(&["--remoting-port=2552", "--remoting-port=2553"])));
+    let (pod, _peer) = Pod::pair();
+    node.must_add(&pod);
+    let (by_init, _other) = Pod::pair();
+    crate::support::init::must_init(&by_init, &["--remoting-port=2552", "--remoting-port=2553"]);
+    assert_eq!(pod.sh("nft --stateless list ruleset"), by_init.sh("nft --stateless list ruleset"));
+}
+
+/// What a sidecar reads from a ConfigMap is not in the pod's record: the annotations say it.
+#[test]
+fn ports_that_are_not_to_be_seen_are_those_of_the_annotations() {
+    let node = Node::new();
+    let mut hidden = with_sidecar(&[]);
+    hidden["spec"]["initContainers"][0]["envFrom"] = json!([{"configMapRef": {"name": "ports"}}]);
+    hidden["metadata"]["annotations"] = json!({"bypassctl.io/remoting-port": "17355"});
+    node.tell(Some(hidden));
+    let (pod, _peer) = Pod::pair();
+    node.must_add(&pod);
+    let rules = pod.nft_ruleset();
+    assert!(rules.contains("17355") && !rules.contains("dport 2552"), "{rules}");
+    node.tell(Some(with_sidecar(&["--remoting-port=$(RP)"])));
+    let (other, _peer) = Pod::pair();
+    assert_fault(&node.add(&other), 7, "--remoting-port of container bypassctl is not to be seen");
+    assert_eq!(other.nft_ruleset(), "");
+}
+
+/// The runtime's environment is no configuration of the plugin's, and its proxy is not the plugin's way to the API server.
+#[test]
+fn the_environment_of_the_runtime_says_nothing_to_the_plugin() {
+    let node = Node::new();
+    let (pod, _peer) = Pod::pair();
+    let nobody = "http://127.0.0.1:1";
+    let variables = [
+        ("BYPASSCTL_CONFIG", "/no/such"),
+        ("BYPASSCTL_LOG_FORMAT", "xx"),
+        ("BYPASSCTL_LOG_LEVEL", "]["),
+        ("HTTP_PROXY", nobody),
+        ("HTTPS_PROXY", nobody),
+        ("http_proxy", nobody),
+        ("https_proxy", nobody),
+    ];
+    let finished = node.call_with("ADD", &pod.netns_path(), &node.configuration(|_| {}), &variables);
+    assert_eq!(finished.code, 0, "{finished}");
+    assert!(pod.nft_ruleset().contains(OUR_TABLE), "{finished}");
+}
+
+/// Links and a table as a run leaves them that is killed in its proof.
+fn leave_a_proof_behind(pod: &Pod) {
+    pod.sh("ip link add bypassctl-near type veth peer name bypassctl-far");
+    pod.sh("nft add table inet bypassctl-proof");
+}
+
+fn has_leftovers(pod: &Pod) -> bool {
+    pod.sh("ip link show").contains("bypassctl-") || pod.nft_ruleset().contains("bypassctl-proof")
+}
+
+/// ADD may have been killed after it had made the rules and before it had proven them.
+#[test]
+fn rules_that_stand_are_proven_all_the_same() {
+    let node = Node::new();
+    let (pod, _peer) = Pod::pair();
+    node.must_add(&pod);
+    leave_a_proof_behind(&pod);
+    assert!(has_leftovers(&pod));
+    node.must_add(&pod);
+    assert!(!has_leftovers(&pod));
+    leave_a_proof_behind(&pod);
+    let _ = node.call("DEL", &pod.netns_path(), &node.configuration(|_| {}));
+    assert!(!has_leftovers(&pod));
+    node.must_add(&pod);
+    pod.sh("nft add table inet other");
+    pod.sh("nft add chain inet other out { type filter hook output priority 0; }");
+    pod.sh("nft add rule inet other out tcp dport { 2552, 15552 } drop");
+    assert_fault(&node.add(&pod), 100, "not proven");
 }
 
 /// The plugin writes no file: a root that cannot be written to is nothing to it.
@@ -370,6 +455,22 @@ fn del_removes_what_is_ours_and_never_fails() {
     }
     std::fs::remove_file(node.kubeconfig()).unwrap();
     let bare = node.configuration(|configuration| drop(configuration.as_object_mut().unwrap().remove("prevResult")));
+    node.tell(Some(with_sidecar(&[])));
+    for wrong in [
+        r#"{"cniVersion": "1.0.0", "bypassctl": {"newkey": 1}}"#,
+        r#"{"cniVersion": "1.0.0", "bypassctl": null}"#,
+        r#"{"cniVersion": "9.9.9"}"#,
+        "{}",
+        "no JSON",
+        "",
+    ] {
+        crate::support::init::must_init(&pod, &[]);
+        for verb in ["DEL", "GC"] {
+            let finished = node.call(verb, &pod.netns_path(), wrong);
+            assert_eq!((finished.code, finished.stdout.as_str()), (0, ""), "{verb} {wrong:?}: {finished}");
+        }
+        assert_eq!(pod.nft_ruleset(), "", "{wrong:?}");
+    }
     for netns in [pod.netns_path().as_str(), "/no/such/netns", "", "/proc/self/ns/net"] {
         let finished = node.call("DEL", netns, &bare);
         assert_eq!((finished.code, finished.stdout.as_str()), (0, ""), "{netns:?}: {finished}");

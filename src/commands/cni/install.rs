@@ -168,7 +168,8 @@ impl Installer {
 
     async fn cluster(&self) -> anyhow::Result<Cluster> {
         let kubeconfig = Some(self.host.kubeconfig());
-        Ok(connect(&Target { kubeconfig, context: None, namespace: None }).await?)
+        // As the plugin, which no proxy of the environment stands before.
+        Ok(connect(&Target { kubeconfig, is_direct: true, ..Target::default() }).await?)
     }
 
     /// That the plugin will be told of pods.

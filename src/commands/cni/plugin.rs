@@ -23,7 +23,7 @@ use crate::core::cni::{Code, Configuration, Fault, MOST_BYTES, PodName, Settings
 use crate::core::plan::{RedirectPlan, TABLE};
 use crate::core::ruleset::TableFamily;
 use crate::netfilter::backend::remove_all;
-use crate::netfilter::{self, NetfilterError, namespace};
+use crate::netfilter::{self, NetfilterError, namespace, proof};
 
 /// How long the API server may take for one pod; kubelets give the whole of a pod's network some minutes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(super) fn run() -> Result<Outcome, Failure> {
     };
     let input = read_input();
     let version = input.as_deref().ok().and_then(version_of).unwrap_or_else(|| "1.0.0".to_owned());
-    match verb(&command).and_then(|verb| answer(verb, &input?, &version)) {
+    match verb(&command).and_then(|verb| answer(verb, input, &version)) {
         Ok(answer) => {
             print(&answer.map(|answer| format!("{answer}\n")).unwrap_or_default())?;
             Ok(Outcome::Done)
@@ -69,21 +69,20 @@ fn version_of(input: &[u8]) -> Option<String> {
     Some(serde_json::from_slice::<Value>(input).ok()?.get("cniVersion")?.as_str()?.to_owned())
 }
 
-fn answer(verb: Verb, input: &[u8], version: &str) -> Result<Option<Value>, Fault> {
-    if verb == Verb::Version {
-        return Ok(Some(versions(version)));
-    }
-    let configuration = Configuration::parse(input)?;
+fn answer(verb: Verb, input: Result<Vec<u8>, Fault>, version: &str) -> Result<Option<Value>, Fault> {
+    let configuration = || Configuration::parse(&input?);
     match verb {
-        Verb::Add => add(&configuration).map(Some),
-        Verb::Check => check(&configuration).map(|()| None),
+        Verb::Version => Ok(Some(versions(version))),
+        Verb::Add => add(&configuration()?).map(Some),
+        Verb::Check => check(&configuration()?).map(|()| None),
+        // Whatever the configuration is: a pod has to be able to end while the list is being mended.
         Verb::Del => {
             del();
             Ok(None)
         }
-        Verb::Status => status(&configuration.settings).map(|()| None),
+        Verb::Status => status(&configuration()?.settings).map(|()| None),
         // Nothing is kept of any container.
-        Verb::Gc | Verb::Version => Ok(None),
+        Verb::Gc => Ok(None),
     }
 }
 
@@ -122,21 +121,16 @@ fn add(configuration: &Configuration) -> Result<Value, Fault> {
         namespace::raise_loopback()
             .map_err(|error| Fault::new(Code::Io, format!("pod {pod}: lo cannot be brought up: {error}"), ""))?;
     }
-    match standing(&plan) {
-        // Another of ours in the chain: it has proven what it made.
-        Some(wrong) if wrong.is_empty() => tracing::info!(%pod, "its rules stand already"),
-        Some(wrong) => {
-            let message = format!("pod {pod} has rules of ours already, and they are others: {}", wrong.join("; "));
-            let details = "the configuration list names this plugin twice, with different settings; bypassctl cni install \
-                           leaves one of them";
-            return Err(Fault::new(Code::InvalidConfiguration, message, details));
-        }
-        None => {
-            let done = init::program(plan, backend(&configuration.settings)?, false, &lock);
-            let done = done.map_err(|failure| of_failure(&pod, &failure))?;
-            tracing::info!(%pod, "{}", done.trim_end().replace('\n', "; "));
-        }
+    if let Some(wrong) = standing(&plan).filter(|wrong| !wrong.is_empty()) {
+        let message = format!("pod {pod} has rules of ours already, and they are others: {}", wrong.join("; "));
+        let details = "the configuration list names this plugin twice, with different settings; bypassctl cni install \
+                       leaves one of them";
+        return Err(Fault::new(Code::InvalidConfiguration, message, details));
     }
+    // Also where they stand already: whoever made them may have been killed before it had proven them.
+    let done = init::program(plan, backend(&configuration.settings)?, false, &lock);
+    let done = done.map_err(|failure| of_failure(&pod, &failure))?;
+    tracing::info!(%pod, "{}", done.trim_end().replace('\n', "; "));
     netns.still_there().map_err(|error| of_netns(&error))?;
     Ok(result)
 }
@@ -174,6 +168,11 @@ fn del() {
     if let Err(error) = entered {
         tracing::debug!(%error, "nothing to remove");
         return;
+    }
+    // An ADD that was given up may not have ended yet; whatever it does then, the namespace goes.
+    let _lock = init::lock();
+    if let Err(error) = proof::remove_leftovers() {
+        tracing::warn!(%error, "what a killed run left of its proof stays in a pod's network namespace");
     }
     for (what, error) in remove_all().failed {
         tracing::warn!(what, %error, "rules of a pod that ends are left in its network namespace");
@@ -241,7 +240,12 @@ async fn record(pod: &PodName, settings: &Settings) -> Result<Option<Pod>, Fault
         let message = "the plugin's configuration names no kubeconfig, so nobody can be asked what pods want";
         return Err(Fault::new(Code::InvalidConfiguration, message, advice));
     };
-    let target = Target { kubeconfig: Some(kubeconfig.clone()), context: None, namespace: Some(pod.namespace.clone()) };
+    let target = Target {
+        kubeconfig: Some(kubeconfig.clone()),
+        context: None,
+        namespace: Some(pod.namespace.clone()),
+        is_direct: true,
+    };
     let later = |message: String| Fault::new(Code::TryLater, format!("pod {pod}: {message}"), advice);
     let cluster = connect(&target).await.map_err(|error| later(error.to_string()))?;
     let pods: Api<Pod> = Api::namespaced(cluster.client, &pod.namespace);
