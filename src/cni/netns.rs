@@ -87,6 +87,12 @@ impl PodNetns {
         })
     }
 
+    /// Device and inode, which tell it from every other one while it is held open.
+    #[must_use]
+    pub fn id(&self) -> Option<(u64, u64)> {
+        self.file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+
     /// That it still goes by its name: whoever removed it has given the pod up.
     ///
     /// # Errors

@@ -27,24 +27,54 @@ pub struct Bare {
     pub netns: PathBuf,
 }
 
+/// What is to be seen of pods that should have rules.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Those that have none.
+    pub bare: Vec<Bare>,
+    /// Those of which nobody can tell which network namespace is theirs.
+    pub unclear: Vec<PodName>,
+}
+
 /// Those of the pods that should have rules and have none, as far as their namespaces are to be seen.
+///
+/// A pod with NET_ADMIN gives itself whichever address it likes: one that is in several namespaces, or in one together with
+/// another pod's, proves nothing.
 #[must_use]
-pub fn without_rules(pods: &[Pod], settings: &Settings, netns_dir: &Path) -> Vec<Bare> {
-    let wanted = pods.iter().filter(|pod| is_alive(pod)).filter_map(|pod| match choose(pod, settings) {
-        Ok(Choice::Program(plan)) => Some((pod, *plan)),
+pub fn without_rules(pods: &[Pod], settings: &Settings, netns_dir: &Path) -> Seen {
+    let alive: Vec<&Pod> = pods.iter().filter(|pod| is_alive(pod)).collect();
+    let wanted = alive.iter().filter_map(|pod| match choose(pod, settings) {
+        Ok(Choice::Program(plan)) => Some((*pod, *plan)),
         _ => None,
     });
     let wanted: Vec<_> = wanted.collect();
+    let mut seen = Seen::default();
     if wanted.is_empty() {
-        return Vec::new();
+        return seen;
     }
     let namespaces = by_address(netns_dir);
-    let bare = wanted.into_iter().filter_map(|(pod, plan)| {
-        let netns = addresses(pod).find_map(|address| namespaces.get(&address))?;
-        let has_none = PodNetns::open(netns).and_then(|namespace| namespace.run(has_no_rules)).unwrap_or(false);
-        has_none.then(|| Bare { name: name(pod), plan, netns: netns.clone() })
-    });
-    bare.collect()
+    let of = |pod: &Pod| -> BTreeMap<Id, PathBuf> {
+        addresses(pod)
+            .filter_map(|address| namespaces.get(&address))
+            .flatten()
+            .map(|(id, path)| (*id, path.clone()))
+            .collect()
+    };
+    let is_anothers = |id: Id, pod: &Pod| {
+        alive.iter().any(|other| other.metadata.uid != pod.metadata.uid && of(other).contains_key(&id))
+    };
+    for (pod, plan) in wanted {
+        let mut found = of(pod).into_iter();
+        let Some((id, netns)) = found.next() else { continue };
+        if found.next().is_some() || is_anothers(id, pod) {
+            seen.unclear.push(name(pod));
+            continue;
+        }
+        if PodNetns::open(&netns).and_then(|namespace| namespace.run(has_no_rules)).unwrap_or(false) {
+            seen.bare.push(Bare { name: name(pod), plan, netns });
+        }
+    }
+    seen
 }
 
 fn is_alive(pod: &Pod) -> bool {
@@ -67,14 +97,19 @@ fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
     several.filter_map(|address| address.ip.parse().ok())
 }
 
+/// A namespace, by whichever of its names.
+type Id = (u64, u64);
+
 /// Network namespaces by the addresses that are in them.
-fn by_address(dir: &Path) -> BTreeMap<IpAddr, PathBuf> {
-    let mut found = BTreeMap::new();
+fn by_address(dir: &Path) -> BTreeMap<IpAddr, BTreeMap<Id, PathBuf>> {
+    let mut found: BTreeMap<IpAddr, BTreeMap<Id, PathBuf>> = BTreeMap::new();
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().take(MOST_NAMESPACES);
     for path in entries.map(|entry| entry.path()) {
-        let own = PodNetns::open(&path).ok().and_then(|netns| netns.run(netfilter::own_addresses).ok()?.ok());
+        let Ok(netns) = PodNetns::open(&path) else { continue };
+        let own = netns.run(netfilter::own_addresses).ok().and_then(Result::ok);
+        let Some(id) = netns.id() else { continue };
         for address in own.into_iter().flatten().filter(|address| !address.is_loopback()) {
-            found.insert(address, path.clone());
+            found.entry(address).or_default().insert(id, path.clone());
         }
     }
     found

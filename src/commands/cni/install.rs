@@ -195,8 +195,15 @@ impl Installer {
             Err(error) => return warn!(error = chain(&error), "pods without rules are not looked for"),
         };
         let (settings, netns_dir) = (self.settings.clone(), self.netns_dir.clone());
-        let bare = tokio::task::spawn_blocking(move || without_rules(&pods, &settings, &netns_dir)).await;
-        for bare in bare.unwrap_or_default() {
+        let seen = tokio::task::spawn_blocking(move || without_rules(&pods, &settings, &netns_dir)).await;
+        let seen = seen.unwrap_or_default();
+        for pod in seen.unclear {
+            if self.reported.insert(format!("{pod} {} unclear", pod.uid.as_deref().unwrap_or_default())) {
+                warn!(%pod, "nothing is done to it: its address is in network namespaces of others too, so which is its own \
+                    cannot be told; a pod with NET_ADMIN may have given itself that address");
+            }
+        }
+        for bare in seen.bare {
             self.treat(&client, bare).await;
         }
     }
