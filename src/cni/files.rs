@@ -1,9 +1,10 @@
 //! What the installer writes on a node: the executable, a kubeconfig for it, its place in a configuration list.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::json;
@@ -13,6 +14,8 @@ use crate::core::cni::{Settings, TYPE, chain};
 /// Whoever reads it is the installer's service account.
 const SECRET: u32 = 0o600;
 const EXECUTABLE: u32 = 0o755;
+/// How the names of files end that are not whole yet.
+const NEXT: &str = ".bypassctl-next";
 /// Larger than any configuration and any token.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -25,6 +28,15 @@ pub struct Host {
     pub conf_dir: PathBuf,
     /// The list; `None` for the first by its name.
     pub conf_name: Option<String>,
+}
+
+/// What became of the lists that name the plugin.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// Those that it is out of.
+    pub lists: Vec<PathBuf>,
+    /// What could not be read or written, and may still name it.
+    pub failed: Vec<FilesError>,
 }
 
 /// Why something is not as it is to be.
@@ -122,8 +134,10 @@ impl Host {
 
     fn names(&self) -> Result<Vec<String>, FilesError> {
         let dir = &self.conf_dir;
-        let entries = fs::read_dir(dir).map_err(io_error("listing", dir))?;
-        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+        let entries = fs::read_dir(dir).map_err(io_error("listing", dir))?.flatten();
+        // Links that lead to a file, too: a runtime reads through them.
+        let files = entries.filter(|entry| fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()));
+        Ok(files.filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
     /// Puts the executable there; whether it was not as it is to be.
@@ -164,21 +178,39 @@ impl Host {
         Ok(changed.then_some(path))
     }
 
-    /// Takes the plugin out of every list that has it.
+    /// Takes the plugin out of every list that has it, whatever has become of the others; what is no list has no plugin of
+    /// ours.
     ///
     /// # Errors
-    /// The first list that could not be written; what is no list has no plugin of ours.
-    pub fn remove_plugin(&self) -> Result<Vec<PathBuf>, FilesError> {
-        let mut removed = Vec::new();
-        let lists = self.names()?.into_iter().filter(|name| chain::first_read(vec![name.clone()]).is_some());
+    /// [`FilesError::Io`], if the directory cannot be listed.
+    pub fn remove_plugin(&self) -> Result<Removed, FilesError> {
+        let mut removed = Removed::default();
+        let is_read =
+            |name: &String| self.conf_name.as_ref() == Some(name) || chain::first_read(vec![name.clone()]).is_some();
+        let lists = self.names()?.into_iter().filter(is_read);
         for path in lists.map(|name| self.conf_dir.join(name)) {
             match self.edit(&path, chain::without_plugin) {
-                Ok(true) => removed.push(path),
+                Ok(true) => removed.lists.push(path),
                 Ok(false) | Err(FilesError::Configuration { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => removed.failed.push(error),
             }
         }
         Ok(removed)
+    }
+
+    /// Removes what writers that were killed have left beside the files; those of the last minute may still be written.
+    pub fn remove_leftovers(&self, age: Duration) {
+        for dir in [&self.bin_dir, &self.conf_dir] {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let is_ours =
+                    entry.file_name().to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(NEXT));
+                let modified = entry.metadata().and_then(|metadata| metadata.modified());
+                let is_old = modified.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age);
+                if is_ours && is_old && fs::remove_file(entry.path()).is_ok() {
+                    tracing::info!(path = %entry.path().display(), "half-written file of a run that was killed: removed");
+                }
+            }
+        }
     }
 
     /// Removes the kubeconfig; whether it was there.
@@ -208,10 +240,9 @@ impl Host {
         }
         match self.list() {
             Err(error) => lacks.push(error.to_string()),
-            Ok(path) => match read_text(&path).map(|text| chain::without_plugin(&text)) {
-                Ok(Ok(Some(_))) => {}
-                Ok(Ok(None)) => lacks.push(format!("{} does not name the plugin {TYPE}", path.display())),
-                Ok(Err(reason)) => lacks.push(format!("{}: {reason}", path.display())),
+            Ok(path) => match read_text(&path).map(|text| chain::lacks(&text)) {
+                Ok(None) => {}
+                Ok(Some(reason)) => lacks.push(format!("{}: {reason}", path.display())),
                 Err(error) => lacks.push(error.to_string()),
             },
         }
@@ -227,8 +258,10 @@ impl Host {
         let changed = change(&text);
         let changed = changed.map_err(|reason| FilesError::Configuration { path: path.to_owned(), reason })?;
         let Some(new) = changed else { return Ok(false) };
-        let mode = fs::metadata(path).map_err(io_error("reading", path))?.permissions().mode();
-        write(path, new.as_bytes(), mode & 0o777)?;
+        // A link stays one, and what it leads to is written.
+        let place = fs::canonicalize(path).map_err(io_error("reading", path))?;
+        let mode = fs::metadata(&place).map_err(io_error("reading", path))?.permissions().mode();
+        write(&place, new.as_bytes(), mode & 0o777)?;
         Ok(true)
     }
 }
@@ -239,7 +272,6 @@ fn read_text(path: &Path) -> Result<String, FilesError> {
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_BYTES {
@@ -268,10 +300,13 @@ fn remove(path: &Path) -> Result<bool, FilesError> {
 /// and ends so.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FilesError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let next = path.with_file_name(format!(".{name}.bypassctl-next"));
+    let mut random = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .map_err(io_error("reading", Path::new("/dev/urandom")))?;
+    // Of this writer alone; in containers, each may be process 1.
+    let next = path.with_file_name(format!(".{name}.{:016x}{NEXT}", u64::from_ne_bytes(random)));
     let written = || {
-        // Of a run that was killed.
-        drop(fs::remove_file(&next));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&next)?;
         file.write_all(bytes)?;
         // Whatever the umask is.

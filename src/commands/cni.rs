@@ -3,6 +3,11 @@
 mod install;
 mod plugin;
 
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+
 use crate::cli::{CniArgs, CniCommand, CniHostArgs};
 use crate::cni::files::Host;
 use crate::commands::{Failure, Outcome, print};
@@ -11,20 +16,33 @@ pub(super) fn run(args: CniArgs) -> Result<Outcome, Failure> {
     match args.command {
         None => plugin::run(),
         Some(CniCommand::Install(args)) => install::run(*args),
-        Some(CniCommand::Uninstall(args)) => uninstall(&host(&args)),
-        Some(CniCommand::Status(args)) => status(&host(&args)),
+        Some(CniCommand::Uninstall(args)) => uninstall(&host(&args)?),
+        Some(CniCommand::Status(args)) => status(&host(&args)?),
     }
 }
 
-fn host(args: &CniHostArgs) -> Host {
-    let CniHostArgs { cni_bin_dir, cni_conf_dir, cni_conf_name } = args.clone();
-    Host { bin_dir: cni_bin_dir, conf_dir: cni_conf_dir, conf_name: cni_conf_name }
+/// The plugin is started elsewhere, by the runtime: what is written for it is written absolutely.
+fn host(args: &CniHostArgs) -> Result<Host, Failure> {
+    let CniHostArgs { cni_bin_dir, cni_conf_dir, cni_conf_name } = args;
+    let absolute = |dir: &Path| {
+        std::path::absolute(dir).map_err(|error| Failure::usage(anyhow!("the directory {}: {error}", dir.display())))
+    };
+    Ok(Host { bin_dir: absolute(cni_bin_dir)?, conf_dir: absolute(cni_conf_dir)?, conf_name: cni_conf_name.clone() })
 }
 
 /// In the order in which nothing is ever named that is not there.
 fn uninstall(host: &Host) -> Result<Outcome, Failure> {
     let lists = host.remove_plugin()?;
-    let mut removed: Vec<String> = lists.iter().map(|path| format!("the plugin in {}", path.display())).collect();
+    let mut removed: Vec<String> = lists.lists.iter().map(|path| format!("the plugin in {}", path.display())).collect();
+    host.remove_leftovers(Duration::ZERO);
+    if !lists.failed.is_empty() {
+        let failed: String = lists.failed.iter().map(|error| format!("\n  {error}")).collect();
+        return Err(Failure::from(anyhow!(
+            "removed: {}; these may still name the plugin, whose executable and kubeconfig therefore stay, as no pod would \
+             start without them:{failed}\nRemove or mend them, and run it again",
+            if removed.is_empty() { "nothing".to_owned() } else { removed.join(", ") }
+        )));
+    }
     if host.remove_kubeconfig()? {
         removed.push(host.kubeconfig().display().to_string());
     }

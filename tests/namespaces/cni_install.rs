@@ -190,7 +190,8 @@ fn it_is_kept_installed_and_goes_in_order() {
     eventually("the token is the new one", || kubeconfig().contains("\"second\""));
     let twice = fs::read_to_string(host.list()).unwrap().replace("\"bridge\"", "\"bypassctl-cni\"");
     fs::write(host.list(), twice).unwrap();
-    eventually("one of two stays", || host.types() == ["bypassctl-cni", "portmap"]);
+    // And behind whoever makes the network.
+    eventually("one of two stays", || host.types() == ["portmap", "bypassctl-cni"]);
     host.write_list();
     eventually("the plugin is in the list again", || host.is_installed());
 
@@ -202,6 +203,163 @@ fn it_is_kept_installed_and_goes_in_order() {
     let left = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     assert_eq!((left(host.bin()).len(), left(host.conf())), (0, vec!["10-pods.conflist".into()]));
     assert!(host.ask("uninstall").1.contains("nothing of ours"));
+}
+
+/// Where it stands first, no pod can start: it goes behind whoever makes the network.
+#[test]
+fn it_does_not_stay_first_in_the_list() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    host.write_list();
+    let installer = host.install(&[]);
+    eventually("it is installed", || host.is_installed());
+    installer.end();
+    let ours = json!({"type": "bypassctl-cni", "bypassctl": {}});
+    let list =
+        json!({"cniVersion": "0.3.1", "name": "pods", "plugins": [ours, {"type": "bridge"}, {"type": "portmap"}]});
+    fs::write(host.list(), list.to_string()).unwrap();
+    fs::write(host.kubeconfig(), "{}").unwrap();
+    let (code, said) = host.ask("status");
+    assert!(code == 1 && said.contains("stands first"), "{said}");
+    let installer = host.install(&[]);
+    eventually("it is behind the first", || host.types() == ["bridge", "bypassctl-cni", "portmap"]);
+    assert_eq!(host.ask("status").0, 0);
+    installer.end();
+}
+
+/// What others leave in the runtime's directory keeps the plugin neither out of the list nor in it.
+#[test]
+fn names_that_are_no_files_are_no_obstacle() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    host.write_list();
+    for name in ["00-backup.conf", "99-backup.conf"] {
+        fs::create_dir(host.conf().join(name)).unwrap();
+    }
+    for name in ["05-y.conf", "99-y.conflist"] {
+        symlink("/no/such", host.conf().join(name)).unwrap();
+    }
+    let installer = host.install(&[]);
+    eventually("it is installed", || host.is_installed());
+    let copy = host.conf().join("20-copy.conflist");
+    fs::copy(host.list(), &copy).unwrap();
+    // Larger than any list: what cannot be read is said, and keeps nothing else.
+    let large = host.conf().join("15-large.conflist");
+    fs::write(&large, " ".repeat((1 << 20) + 1)).unwrap();
+    drop(installer);
+    let output = host.command(&["uninstall"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(5) && said.contains("15-large.conflist: it is larger than 1 MiB"), "{said}");
+    assert!(!fs::read_to_string(host.list()).unwrap().contains("bypassctl-cni"));
+    assert!(!fs::read_to_string(&copy).unwrap().contains("bypassctl-cni"));
+    assert!(host.kubeconfig().exists() && host.bin().join("bypassctl-cni").exists());
+    fs::remove_file(large).unwrap();
+    assert_eq!(host.ask("uninstall").0, 0);
+    assert!(!host.kubeconfig().exists() && !host.bin().join("bypassctl-cni").exists());
+}
+
+/// A list that is a link stays one, the kubeconfig's path holds from wherever the plugin is started, and what a killed writer
+/// left goes.
+#[test]
+fn links_relative_directories_and_half_written_files() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    host.write_list();
+    let target = host.at("elsewhere.conflist");
+    fs::rename(host.list(), &target).unwrap();
+    symlink(&target, host.list()).unwrap();
+    let half = [
+        host.conf().join(".bypassctl-cni.kubeconfig.bypassctl-next"),
+        host.bin().join(".bypassctl-cni.1.bypassctl-next"),
+    ];
+    for path in &half {
+        fs::write(path, "token").unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bypassctl"));
+    command.env_clear().current_dir(node.dir.path()).args([
+        "cni",
+        "install",
+        "--cni-conf-dir=conf",
+        "--cni-bin-dir=bin",
+    ]);
+    command.arg(format!("--api-server={}", node.server)).arg("--service-account-dir=account");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let installer = Installer { child, log: Arc::default() };
+    eventually("it is installed", || host.is_installed());
+    let list: Value = serde_json::from_str(&fs::read_to_string(&target).unwrap()).unwrap();
+    assert_eq!(list["plugins"][2]["bypassctl"]["kubeconfig"], host.kubeconfig().to_str().unwrap());
+    assert!(host.list().is_symlink());
+    installer.end();
+    assert!(host.list().is_symlink() && !fs::read_to_string(&target).unwrap().contains("bypassctl-cni"));
+    assert!(half.iter().all(|path| !path.exists()));
+    // In a list of a name that runtimes do not read of themselves, too.
+    let odd = host.conf().join("x.conflist.cni");
+    fs::rename(&target, &odd).unwrap();
+    fs::remove_file(host.list()).unwrap();
+    let installer = host.install(&["--cni-conf-name=x.conflist.cni"]);
+    let is_named = || fs::read_to_string(&odd).unwrap().contains("bypassctl-cni");
+    eventually("it is installed", is_named);
+    drop(installer);
+    let mut uninstall = host.command(&["uninstall", "--cni-conf-name=x.conflist.cni"]);
+    assert!(uninstall.stdout(Stdio::null()).status().unwrap().success() && !is_named());
+}
+
+/// Two at a time, as in an update that overlaps: neither takes the other's half-written file.
+#[test]
+fn two_installers_do_not_disturb_each_other() {
+    let node = Node::new();
+    let host = Host::new(&node);
+    host.write_list();
+    // Names that another may hold at any moment.
+    for dir in [host.bin().join(".bypassctl-cni"), host.conf().join(".10-pods.conflist")] {
+        fs::create_dir(format!("{}.bypassctl-next", dir.display())).unwrap();
+    }
+    let both = [host.install(&[]), host.install(&[])];
+    eventually("it is installed", || host.is_installed());
+    for round in 0..3 {
+        fs::write(host.account().join("token"), format!("token-{round}")).unwrap();
+        host.write_list();
+        eventually("it is in the list again", || host.is_installed());
+    }
+    for installer in &both {
+        assert!(!installer.says(&["No such file"]), "{}", installer.log.lock().unwrap());
+    }
+    let [one, other] = both;
+    one.end();
+    other.end();
+}
+
+/// A neighbour with NET_ADMIN gives itself the address of a pod: nobody is evicted for it, and no rules are made in its
+/// namespace.
+#[test]
+fn an_address_in_two_namespaces_proves_nothing() {
+    for (repair, is_seen) in [("rules", true), ("evict", true), ("rules", false), ("evict", false)] {
+        let node = Node::new();
+        let host = Host::new(&node);
+        host.write_list();
+        let (pod, peer) = Pod::pair();
+        peer.sh("ip address add 10.77.0.11/32 dev lo");
+        // By two names, it is one namespace all the same.
+        for (name, namespace) in [("cni-1", &pod), ("cni-2", &peer), ("cni-3", &pod)] {
+            // Where the pod's own is not to be seen, the neighbour's has both pods' addresses.
+            if is_seen || name == "cni-2" {
+                symlink(namespace.netns_path(), host.netns().join(name)).unwrap();
+            }
+        }
+        let mut neighbour = record(json!({}), json!({"containers": [{"name": "app"}]}));
+        neighbour["metadata"]["name"] = "evil-0".into();
+        neighbour["metadata"]["uid"] = "u-2".into();
+        neighbour["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.77.0.12"}]});
+        node.records.lock().unwrap().insert("evil-0".to_owned(), Some(neighbour));
+        let mut victim = with_sidecar(&[]);
+        victim["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.77.0.11"}]});
+        node.tell(Some(victim));
+        let installer = host.install(&["--node-name=node1", &format!("--repair-pods={repair}")]);
+        installer.wait_for(&["shop/cart-0", "in network namespaces of others too"]);
+        assert!(!node.asked.lock().unwrap().iter().any(|asked| asked.contains("/eviction")));
+        assert_eq!((pod.nft_ruleset(), peer.nft_ruleset()), (String::new(), String::new()));
+        installer.end();
+    }
 }
 
 /// A plugin that could not ask for pods would keep every pod of the node from starting: before it can, it is in no list. A

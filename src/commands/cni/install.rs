@@ -32,6 +32,8 @@ use crate::core::ports::{PortRange, PortSet};
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often pods without rules are looked for.
 const POD_PERIOD: Duration = Duration::from_secs(30);
+/// How old a half-written file is that nobody writes any more.
+const STALE: Duration = Duration::from_mins(1);
 /// How long the API server may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// More than a node has pods.
@@ -79,7 +81,8 @@ struct Installer {
 
 impl Installer {
     fn new(args: CniInstallArgs) -> anyhow::Result<Self> {
-        let host = host(&args.host);
+        let host = host(&args.host).map_err(|failure| failure.error)?;
+        host.remove_leftovers(STALE);
         let list = |ranges: &[PortRange]| PortSet::new(ranges.iter().copied()).map(|ports| ports.to_string());
         let word = |value: clap::builder::PossibleValue| value.get_name().to_owned();
         let settings = Settings {
@@ -235,8 +238,14 @@ impl Installer {
 
     /// The executable stays: runtimes that remember a pod's configuration call it once more for each pod that ends.
     fn leave(&self) -> Result<(), FilesError> {
-        for path in self.host.remove_plugin()? {
+        let removed = self.host.remove_plugin()?;
+        for path in removed.lists {
             info!(path = %path.display(), "the plugin is out of the node's network configuration");
+        }
+        self.host.remove_leftovers(Duration::ZERO);
+        // What may still name the plugin needs its kubeconfig.
+        if let Some(error) = removed.failed.into_iter().next() {
+            return Err(error);
         }
         self.host.remove_kubeconfig()?;
         Ok(())

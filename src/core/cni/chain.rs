@@ -22,15 +22,16 @@ pub fn with_plugin(text: &str, settings: &Settings) -> Result<Option<String>, St
         return Err("it has no plugin that makes a network".to_owned());
     }
     let ours: Vec<usize> = (0..plugins.len()).filter(|at| is_ours(&plugins[*at])).collect();
-    match ours.as_slice() {
+    let place = match ours.as_slice() {
+        [] => plugins.len(),
+        // Before the network is made there is nothing to make rules in, and no result to hand on.
+        [0, ..] => 1,
         [at] if plugins[*at] == plugin => return Ok(None),
         // Where it stands, somebody may have put it.
-        [first, others @ ..] => {
-            others.iter().rev().for_each(|at| drop(plugins.remove(*at)));
-            plugins[*first] = plugin;
-        }
-        [] => plugins.push(plugin),
-    }
+        [first, ..] => *first,
+    };
+    plugins.retain(|plugin| !is_ours(plugin));
+    plugins.insert(place, plugin);
     Ok(Some(written(&list)))
 }
 
@@ -44,6 +45,26 @@ pub fn without_plugin(text: &str) -> Result<Option<String>, String> {
     let before = plugins.len();
     plugins.retain(|plugin| !is_ours(plugin));
     Ok((plugins.len() < before).then(|| written(&list)))
+}
+
+/// Why the plugin does not work in this list; `None` if it does.
+#[must_use]
+pub fn lacks(text: &str) -> Option<String> {
+    let mut list = match parse(text) {
+        Ok(list) => list,
+        Err(reason) => return Some(reason),
+    };
+    let plugins = match plugins(&mut list) {
+        Ok(plugins) => plugins,
+        Err(reason) => return Some(reason),
+    };
+    match plugins.iter().position(is_ours) {
+        None => Some(format!("it does not name the plugin {TYPE}")),
+        Some(0) => {
+            Some(format!("the plugin {TYPE} stands first in it, where there is no network yet: no pod can start"))
+        }
+        Some(_) => None,
+    }
 }
 
 fn is_ours(plugin: &Value) -> bool {
@@ -111,6 +132,19 @@ mod tests {
         assert_eq!(types(&with), ["bridge", TYPE, "portmap"]);
         assert!(with.contains("pekko"));
         assert_eq!(types(&without_plugin(&twice).unwrap().unwrap()), ["bridge", "portmap"]);
+    }
+
+    /// There it fails for every pod.
+    #[test]
+    fn it_does_not_stay_before_whoever_makes_the_network() {
+        let settings = Settings::default();
+        let ours = json!({"type": TYPE, "bypassctl": settings}).to_string();
+        let first = LIST.replace(r#"{"type": "bridge"}"#, &format!(r#"{ours}, {{"type": "bridge"}}"#));
+        assert!(lacks(&first).unwrap().contains("stands first"));
+        let with = with_plugin(&first, &settings).unwrap().unwrap();
+        assert_eq!(types(&with), ["bridge", TYPE, "portmap"]);
+        assert_eq!((with_plugin(&with, &settings), lacks(&with)), (Ok(None), None));
+        assert!(lacks(LIST).unwrap().contains("does not name"));
     }
 
     #[test]
