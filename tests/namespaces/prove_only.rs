@@ -79,6 +79,25 @@ fn rules_that_do_not_hold_are_not_proven() {
     assert_says(&prove(&pod, &[]), NOT_PROVEN, &["outbound 2552"]);
 }
 
+/// A connection that is refused was led somewhere within the pod: it did not go straight.
+#[test]
+fn a_redirect_to_where_nobody_listens_is_not_straight() {
+    let (pod, _peer) = Pod::pair();
+    let nothing = prove(&pod, &["--mode=bypass"]);
+    assert_says(&nothing, 0, &["by somebody else's rules or for want of any"]);
+    assert!(!nothing.stdout.contains("rules hold"), "{nothing}");
+    pod.sh("nft add table inet other");
+    pod.sh("nft add chain inet other out { type nat hook output priority -100; }");
+    pod.sh("nft add rule inet other out meta l4proto tcp redirect to :16001");
+    assert_says(&prove(&pod, &["--mode=bypass"]), NOT_PROVEN, &["IPv4 outbound 2552 straight: it was refused"]);
+    pod.sh("nft delete table inet other");
+    must_init(&pod, &[]);
+    for user in [1000, 12552] {
+        let finished = init_as(&pod, user, &["--prove-only", "--mode=bypass"]);
+        assert_says(&finished, NOT_PROVEN, &["straight: the agent's port 15552 got it"]);
+    }
+}
+
 /// Beside the sidecar, which has the ports, its own canary is asked.
 #[test]
 fn a_sidecar_that_is_up_tells_of_the_rules() {

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 
 use crate::commands::{Failure, Outcome, chain, check, print};
+use crate::core::config::RedirectMode;
 use crate::core::plan::RedirectPlan;
 use crate::netfilter::NetfilterError;
 use crate::netfilter::backend::BackendError;
@@ -15,7 +16,7 @@ const HINT: &str = "who was to make them has not: the node's CNI plugin (docs/cn
 /// Proves, with no privilege, and changes nothing.
 pub(super) fn prove_only(plan: &RedirectPlan) -> Result<Outcome, Failure> {
     match prove_made_elsewhere(plan) {
-        Ok(proofs) => print(&report(&proofs))?,
+        Ok(proofs) => print(&report(plan, &proofs))?,
         Err(ElsewhereError::Busy(place)) => ask_the_sidecar(plan, &ElsewhereError::Busy(place))?,
         Err(error @ ElsewhereError::NotThere(_)) => {
             return Err(Failure::not_proven(
@@ -27,8 +28,12 @@ pub(super) fn prove_only(plan: &RedirectPlan) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn report(proofs: &[Proof]) -> String {
-    let mut lines = vec!["somebody else's rules hold; nothing was changed".to_owned()];
+fn report(plan: &RedirectPlan, proofs: &[Proof]) -> String {
+    let found = match plan.mode {
+        RedirectMode::Capture => "somebody else's rules hold",
+        RedirectMode::Bypass => "remoting and management go straight, by somebody else's rules or for want of any",
+    };
+    let mut lines = vec![format!("{found}; nothing was changed")];
     lines.extend(proofs.iter().map(ToString::to_string));
     lines.push("not tried: what arrives, which nobody in a pod can dial from outside without NET_ADMIN".to_owned());
     lines.join("\n") + "\n"
@@ -50,7 +55,9 @@ pub(super) fn instead(plan: &RedirectPlan, failure: Failure) -> Result<String, F
         return Err(failure);
     }
     match prove_made_elsewhere(plan) {
-        Ok(proofs) => Ok(format!("no backend of this container's own: {}\n{}", chain(&failure.error), report(&proofs))),
+        Ok(proofs) => {
+            Ok(format!("no backend of this container's own: {}\n{}", chain(&failure.error), report(plan, &proofs)))
+        }
         Err(other) => {
             let tried = format!("no rules can be made here, and nobody else's hold ({})", chain(&other.into()));
             Err(Failure { kind: failure.kind, error: failure.error.context(tried) })

@@ -130,6 +130,7 @@ pub(super) struct Probe {
 struct Attempt {
     socket: Socket,
     sent: bool,
+    refused: bool,
 }
 
 impl Probe {
@@ -152,13 +153,21 @@ impl Probe {
     fn send(&mut self) {
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.sent) {
             // Not connected yet, or refused: what arrives tells, not what is sent.
-            attempt.sent = attempt.socket.send(&self.token).is_ok_and(|count| count == TOKEN);
+            let sent = attempt.socket.send(&self.token);
+            // The error of a connection is told once.
+            attempt.refused |= sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            attempt.sent = sent.is_ok_and(|count| count == TOKEN);
         }
     }
 
     /// Whether somebody has taken it, though nobody is where it was sent.
     pub(super) fn was_taken(&self) -> bool {
         self.attempts.iter().any(|attempt| attempt.sent)
+    }
+
+    /// Whether somebody has refused it, though nobody is where it was sent.
+    pub(super) fn was_refused(&self) -> bool {
+        self.attempts.iter().any(|attempt| attempt.refused)
     }
 
     /// A packet that a busy kernel has lost is sent again by TCP after a second (RFC 6298); a new connection is sooner.
@@ -181,7 +190,7 @@ impl Attempt {
         }
         match socket.connect(&to.into()) {
             Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
-            _ => Ok(Self { socket, sent: false }),
+            _ => Ok(Self { socket, sent: false, refused: false }),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::core::config::RedirectMode;
 use crate::core::plan::RedirectPlan;
 use crate::core::ruleset::Family;
 use crate::netfilter::namespace;
@@ -43,7 +44,7 @@ pub enum ElsewhereError {
 pub fn prove_made_elsewhere(plan: &RedirectPlan) -> Result<Vec<Proof>, ElsewhereError> {
     let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| namespace::has_family(*family)).collect();
     let subjects = outbound(plan, &families);
-    let listeners = listeners(&subjects)?;
+    let listeners = listeners(plan, &subjects)?;
     let mut probes: Vec<(Subject, Probe)> = Vec::new();
     for subject in subjects {
         match Probe::dial(Direction::Outbound, subject.family, subject.port) {
@@ -74,6 +75,10 @@ pub fn prove_made_elsewhere(plan: &RedirectPlan) -> Result<Vec<Proof>, Elsewhere
             (_, Some(arrival)) => Err(describe(arrival)),
             (Expected::Agent(_), None) => Err("the connection did not come to the agent's port".to_owned()),
             (Expected::Straight, None) if probe.was_taken() => Err("somebody in this pod took it".to_owned()),
+            (Expected::Straight, None) if probe.was_refused() => Err(
+                "it was refused, and nobody outside of this pod answers there: rules lead it to where nobody listens"
+                    .to_owned(),
+            ),
             (Expected::Straight, None) => Ok(ProofKind::Untaken),
         };
         match kind {
@@ -88,19 +93,20 @@ pub fn prove_made_elsewhere(plan: &RedirectPlan) -> Result<Vec<Proof>, Elsewhere
 fn outbound(plan: &RedirectPlan, families: &[Family]) -> Vec<Subject> {
     let is_agent = nix::unistd::geteuid().as_raw() == plan.agent_uid;
     let own = plan.agent.outbound;
-    if is_agent && plan.mode == crate::core::config::RedirectMode::Capture {
-        let canary = |family: &Family| Subject {
-            family: *family,
-            direction: Direction::Outbound,
-            port: own,
-            expected: Expected::Agent(own),
-        };
-        return families.iter().map(canary).collect();
+    let canary = |expected: Expected| {
+        let of =
+            move |family: &Family| Subject { family: *family, direction: Direction::Outbound, port: own, expected };
+        families.iter().map(of)
+    };
+    if is_agent && plan.mode == RedirectMode::Capture {
+        return canary(Expected::Agent(own)).collect();
     }
-    subjects(plan, families).into_iter().filter(|subject| subject.direction == Direction::Outbound).collect()
+    let dialled = subjects(plan, families).into_iter().filter(|subject| subject.direction == Direction::Outbound);
+    // Rules that capture would exempt it of everything else.
+    dialled.chain(canary(Expected::Straight).filter(|_| is_agent)).collect()
 }
 
-fn listeners(subjects: &[Subject]) -> Result<Vec<Listener>, ElsewhereError> {
+fn listeners(plan: &RedirectPlan, subjects: &[Subject]) -> Result<Vec<Listener>, ElsewhereError> {
     let redirected = subjects.iter().filter(|subject| subject.expected != Expected::Straight);
     let mut places: Vec<SocketAddr> = redirected.map(|subject| place_of(*subject)).collect();
     places.sort_unstable();
@@ -111,6 +117,14 @@ fn listeners(subjects: &[Subject]) -> Result<Vec<Listener>, ElsewhereError> {
             Ok(listener) => listeners.push(listener),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(ElsewhereError::Busy(place)),
             Err(error) => return Err(error.into()),
+        }
+    }
+    if plan.mode == RedirectMode::Bypass {
+        // Where rules that capture would lead; a sidecar that is up takes the connection itself.
+        for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let port = plan.agent.outbound;
+            let label = format!("the agent's port {port}");
+            listeners.extend(Listener::bind_plainly(SocketAddr::new(loopback, port), label));
         }
     }
     for port in MESH_PORTS {
