@@ -8,6 +8,8 @@ const INET6: u16 = 10;
 const LENGTH_V4: usize = 16;
 /// `struct sockaddr_in6` in bytes.
 pub(crate) const LONGEST: usize = 28;
+/// The same before it had a scope (RFC 2133), which the kernel still takes (`SIN6_LEN_RFC2133`).
+const LENGTH_V6: usize = 24;
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// A TCP address of either family.
@@ -34,9 +36,10 @@ impl Address {
         let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
         match family {
             INET if bytes.len() >= LENGTH_V4 => Some((Family::V4, Self::v4(*bytes.get(4..)?.first_chunk()?, port))),
-            INET6 if bytes.len() >= LONGEST => {
+            INET6 if bytes.len() >= LENGTH_V6 => {
                 let ip = *bytes.get(8..)?.first_chunk()?;
-                let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
+                let scope = bytes.get(LENGTH_V6..).and_then(|rest| rest.first_chunk());
+                let scope = scope.map_or(0, |scope| u32::from_ne_bytes(*scope));
                 Some((Family::V6, Self { ip, port, scope }))
             }
             _ => None,
@@ -150,7 +153,10 @@ mod tests {
         ] {
             let (bytes, size) = address(text).to_bytes(family);
             assert_eq!((size, Address::parse(&bytes[..size])), (length, Some((family, address(text)))), "{text}");
-            assert_eq!(Address::parse(&bytes[..size - 1]), None, "{text}");
+            let shortest = if family == Family::V6 { 24 } else { 16 };
+            assert_eq!(Address::parse(&bytes[..shortest - 1]), None, "{text}");
+            let without_scope = Address { scope: 0, ..address(text) };
+            assert_eq!(Address::parse(&bytes[..shortest]), Some((family, without_scope)), "{text}");
         }
         assert_eq!(Address::parse(&[]), None);
         assert_eq!(

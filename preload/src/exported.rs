@@ -44,6 +44,16 @@ pub unsafe extern "C" fn connect(fd: c_int, address: *const u8, length: u32) -> 
     answer(unsafe { socket::connect(fd, address, length) })
 }
 
+/// glibc's other name for connect(2), for whoever was linked with it or looks it up.
+///
+/// # Safety
+/// As connect(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __connect(fd: c_int, address: *const u8, length: u32) -> c_int {
+    // SAFETY: the caller's promise.
+    answer(unsafe { socket::connect(fd, address, length) })
+}
+
 /// getpeername(2): of what goes to the sidecar, where it was going.
 ///
 /// # Safety

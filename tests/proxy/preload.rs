@@ -145,6 +145,57 @@ fn what_an_app_dials_goes_through_both_sidecars() {
     assert_eq!(near.status()["path"], "ports");
 }
 
+/// Calls a function of the C library with what it is given, and prints what it heard.
+const CALLER: &str = r#"
+import ctypes, os, socket, struct, sys
+name, host, port, family, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
+library = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    answer = getattr(library, name)(*arguments)
+    return (answer, ctypes.get_errno() if answer else 0)
+if family == "6":
+    dialling = socket.socket(socket.AF_INET6)
+    address = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", port, 0) + socket.inet_pton(socket.AF_INET6, host)
+    address += bytes(4)
+else:
+    dialling = socket.socket()
+    address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+"#;
+
+/// What that prints, with more behind it.
+fn call(remoting: u16, agent: u16, [name, host, family, length]: [&str; 4], more: &str) -> String {
+    let script = CALLER.to_owned() + more;
+    let mut command = preloaded(PYTHON, remoting, agent);
+    heard(&command.args(["-c", &script, name, host, &remoting.to_string(), family, length]).output().unwrap())
+}
+
+/// Promise: by whatever name and with whatever length of an address the kernel would dial, the sidecar is dialled.
+#[test]
+fn every_way_to_say_connect_is_taken() {
+    const MORE: &str = "print(call(name, dialling.fileno(), address, length), dialling.getpeername()[:2])\n\
+        dialling.sendall(b'hello')\n\
+        print(dialling.recv(5, socket.MSG_WAITALL).decode())";
+    seclude();
+    add_address("fd99::2/128");
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let port = app.address.port();
+    let _far = on_ports(&dir, &format!("{FAR},fd99::2"), port, &[]);
+    let near = on_ports(&dir, NEAR, port, &[]);
+    let agent = near.outbound.port();
+    for (name, host, family, length) in [
+        ("connect", "fd99::2", "6", "24"),
+        ("connect", "::ffff:10.99.0.2", "6", "24"),
+        ("connect", "fd99::2", "6", "28"),
+        ("connect", FAR, "4", "16"),
+        ("__connect", FAR, "4", "16"),
+    ] {
+        let told = call(port, agent, [name, host, family, length], MORE);
+        assert_eq!(told, format!("(0, 0) ('{host}', {port})\nhello\n"), "{name} {family} {length}");
+    }
+}
+
 /// Promise: without its sidecar an app connects with nobody.
 #[test]
 fn without_a_sidecar_nobody_is_dialled() {
