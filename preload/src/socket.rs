@@ -5,13 +5,14 @@ use core::slice;
 use crate::address::{Address, Family, LONGEST, header};
 use crate::{originals, settings, system};
 
-const EBADF: i32 = 9;
-const EINPROGRESS: i32 = 115;
 const EINTR: i32 = 4;
+const EBADF: i32 = 9;
+const EISCONN: i32 = 106;
 const ECONNREFUSED: i32 = 111;
+const EALREADY: i32 = 114;
+const EINPROGRESS: i32 = 115;
 
 const SO_TYPE: i32 = 3;
-const SO_ERROR: i32 = 4;
 const SO_PROTOCOL: i32 = 38;
 const SOCK_STREAM: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
@@ -45,10 +46,15 @@ fn is_tcp(socket: i32) -> bool {
         && matches!(system::option(socket, SO_PROTOCOL), Ok(IPPROTO_TCP | IPPROTO_MPTCP))
 }
 
-/// Connects with the sidecar, and tells it where to. Done when this is done, whether the socket is to block or not: the kernel
+/// Connects with the sidecar, and tells it where to; of a socket that has a peer already the kernel says so. Done when this is done, whether the socket is to block or not: the kernel
 /// completes connections over loopback at once, and the header has to come before the app's bytes.
 fn hand_over(socket: i32, family: Family, target: Address) -> Result<(), i32> {
-    dial(socket, target.loopback(settings::agent_port()), family)?;
+    let agent = target.loopback(settings::agent_port());
+    if has_peer(socket) {
+        // It may answer 0 once, to whoever asked not to wait: a header would then be among the app's bytes.
+        return dial_once(socket, agent, family);
+    }
+    dial(socket, agent, family)?;
     let told = system::own_name::<LONGEST>(socket).and_then(|(name, length)| {
         let (_, local) = Address::parse(name.get(..length).unwrap_or_default()).ok_or(EBADF)?;
         originals::remember(&local, &target);
@@ -59,18 +65,29 @@ fn hand_over(socket: i32, family: Family, target: Address) -> Result<(), i32> {
     told.map_err(|_| give_up(socket))
 }
 
+fn has_peer(socket: i32) -> bool {
+    let (mut peer, mut length) = ([0_u8; LONGEST], LONGEST as u32);
+    // SAFETY: room of that size.
+    unsafe { system::peer_name(socket, peer.as_mut_ptr(), &raw mut length) }.is_ok()
+}
+
 fn dial(socket: i32, agent: Address, family: Family) -> Result<(), i32> {
+    match dial_once(socket, agent, family) {
+        // Asked again, the kernel tells how it went, and that once: the app's next connect() hears EISCONN.
+        Err(EINPROGRESS | EINTR) if system::await_writable(socket, SECONDS) => match dial_once(socket, agent, family) {
+            Err(EINPROGRESS | EALREADY | EINTR) => Err(give_up(socket)),
+            Err(EISCONN) => Ok(()),
+            told => told,
+        },
+        Err(EINPROGRESS | EINTR) => Err(give_up(socket)),
+        told => told,
+    }
+}
+
+fn dial_once(socket: i32, agent: Address, family: Family) -> Result<(), i32> {
     let (bytes, length) = agent.to_bytes(family);
     // SAFETY: an address of that length.
-    match unsafe { system::connect(socket, bytes.as_ptr(), length as u32) } {
-        Ok(_) => Ok(()),
-        Err(EINPROGRESS | EINTR) => match (system::await_writable(socket, SECONDS), system::option(socket, SO_ERROR)) {
-            (true, Ok(0)) => Ok(()),
-            (true, Ok(error)) => Err(error),
-            _ => Err(give_up(socket)),
-        },
-        Err(error) => Err(error),
-    }
+    unsafe { system::connect(socket, bytes.as_ptr(), length as u32) }.map(drop)
 }
 
 /// Lets go of what has begun, so that nothing of the app's goes that way.

@@ -196,6 +196,40 @@ fn every_way_to_say_connect_is_taken() {
     }
 }
 
+/// Promise: whoever asks again, as those do who asked not to wait, hears that it is connected, and its stream has one header.
+#[test]
+fn a_second_connect_says_nothing_to_the_sidecar() {
+    const MORE: &str = "dialling.setblocking(False)\n\
+        print([call(name, dialling.fileno(), address, length) for _ in range(3)])\n\
+        dialling.sendall(b'hello')\n\
+        dialling.setblocking(True)\n\
+        print(dialling.recv(5, socket.MSG_WAITALL).decode())";
+    seclude();
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let port = app.address.port();
+    let _far = on_ports(&dir, FAR, port, &[]);
+    let near = on_ports(&dir, NEAR, port, &[]);
+    let told = call(port, near.outbound.port(), ["connect", FAR, "4", "16"], MORE);
+    assert_eq!(told, "[(0, 0), (-1, 106), (-1, 106)]\nhello\n");
+}
+
+/// Promise: a connection with somebody else stays theirs, whatever it is told to become.
+#[test]
+fn who_is_connected_already_hears_no_header() {
+    const MORE: &str = "elsewhere = socket.socket(); elsewhere.bind(('127.0.0.1', 0)); elsewhere.listen()\n\
+        dialling.setblocking(False)\n\
+        dialling.connect_ex(elsewhere.getsockname())\n\
+        call(name, dialling.fileno(), address, length)\n\
+        dialling.sendall(b'hello')\n\
+        print(elsewhere.accept()[0].recv(99))";
+    seclude();
+    let sidecar = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let told = call(2552, sidecar.local_addr().unwrap().port(), ["connect", FAR, "4", "16"], MORE);
+    assert_eq!(told, "b'hello'\n");
+}
+
 /// Promise: without its sidecar an app connects with nobody.
 #[test]
 fn without_a_sidecar_nobody_is_dialled() {
