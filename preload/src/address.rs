@@ -10,6 +10,8 @@ const LENGTH_V4: usize = 16;
 pub(crate) const LONGEST: usize = 28;
 /// The same before it had a scope (RFC 2133), which the kernel still takes (`SIN6_LEN_RFC2133`).
 const LENGTH_V6: usize = 24;
+/// The longest that the kernel looks at (`struct sockaddr_storage`).
+pub(crate) const STORAGE: usize = 128;
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// A TCP address of either family.

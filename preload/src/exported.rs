@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::address::STORAGE;
 use crate::{settings, socket, system};
 
 unsafe extern "C" {
@@ -14,8 +15,6 @@ unsafe extern "C" {
 /// No file descriptor, but the question whether calls arrive here.
 const IS_ANYBODY_THERE: c_int = -12552;
 const EBADF: c_int = 9;
-/// Longer than any address (`struct sockaddr_storage`).
-const LONGEST: usize = 128;
 
 static REACHED: AtomicBool = AtomicBool::new(false);
 
@@ -60,21 +59,21 @@ pub unsafe extern "C" fn __connect(fd: c_int, address: *const u8, length: u32) -
 /// As getpeername(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getpeername(fd: c_int, address: *mut u8, length: *mut u32) -> c_int {
-    let (mut peer, mut size) = ([0_u8; LONGEST], LONGEST as u32);
+    let (mut peer, mut size) = ([0_u8; STORAGE], STORAGE as u32);
     // SAFETY: room of that size.
     let asked = unsafe { system::peer_name(fd, peer.as_mut_ptr(), &raw mut size) };
     let original = asked.ok().and_then(|_| socket::original_peer(fd, peer.get(..size as usize)?));
-    let Some((original, size)) = original else {
-        // SAFETY: the caller's promise; the kernel has the last word on what the caller gave.
-        return answer(unsafe { system::peer_name(fd, address, length) }.map(drop));
-    };
-    // SAFETY: the caller's promise: so many bytes at `address`.
-    unsafe {
-        let room = (*length as usize).min(size);
-        core::ptr::copy_nonoverlapping(original.as_ptr(), address, room);
-        *length = size as u32;
+    let room = system::is_readable(length.cast(), size_of::<u32>()).then(|| {
+        // SAFETY: it can be read.
+        unsafe { length.read_unaligned() }
+    });
+    // SAFETY: the caller's promise; the kernel has the last word on what the caller gave, and says so in errno.
+    let told = unsafe { system::peer_name(fd, address, length) };
+    if let (Ok(_), Some((original, size)), Some(room)) = (told, original, room) {
+        // SAFETY: the kernel has written an address of the same family there, as much of it as there is room for.
+        unsafe { core::ptr::copy_nonoverlapping(original.as_ptr(), address, size.min(room as usize)) };
     }
-    0
+    answer(told.map(drop))
 }
 
 /// What the dynamic linker takes for connect(), which need not be ours.

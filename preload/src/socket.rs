@@ -1,8 +1,8 @@
 //! What connect() and getpeername() do.
 
-use core::slice;
+use core::ptr;
 
-use crate::address::{Address, Family, LONGEST, header};
+use crate::address::{Address, Family, LONGEST, STORAGE, header};
 use crate::{originals, settings, system};
 
 const EINTR: i32 = 4;
@@ -27,9 +27,11 @@ const SECONDS: i64 = 1;
 /// # Safety
 /// As connect(2).
 pub(crate) unsafe fn connect(socket: i32, address: *const u8, length: u32) -> Result<(), i32> {
-    // SAFETY: the caller's promise; null is refused by the kernel.
-    let bytes = if address.is_null() { &[] } else { unsafe { slice::from_raw_parts(address, length as usize) } };
-    let taken = Address::parse(bytes)
+    // SAFETY: the caller's promise.
+    let (bytes, seen) = unsafe { look_at(address, length as usize) };
+    let taken = bytes
+        .get(..seen)
+        .and_then(Address::parse)
         .filter(|(_, target)| settings::is_remoting(target.port) && !target.is_here() && is_tcp(socket));
     match taken {
         None => {
@@ -39,6 +41,21 @@ pub(crate) unsafe fn connect(socket: i32, address: *const u8, length: u32) -> Re
         Some(_) if !settings::are_good() => Err(ECONNREFUSED),
         Some((family, target)) => hand_over(socket, family, target),
     }
+}
+
+/// As much of an address as is looked at, and how many bytes that is: none of one that the kernel refuses, who says why.
+///
+/// # Safety
+/// Nobody else takes the memory away meanwhile.
+unsafe fn look_at(address: *const u8, length: usize) -> ([u8; LONGEST], usize) {
+    let mut bytes = [0; LONGEST];
+    if length > STORAGE || !system::is_readable(address, length) {
+        return (bytes, 0);
+    }
+    let seen = length.min(LONGEST);
+    // SAFETY: it can be read, and there is room.
+    unsafe { ptr::copy_nonoverlapping(address, bytes.as_mut_ptr(), seen) };
+    (bytes, seen)
 }
 
 fn is_tcp(socket: i32) -> bool {

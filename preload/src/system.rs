@@ -8,6 +8,7 @@ pub(crate) type Answer = Result<usize, i32>;
 #[cfg(target_arch = "x86_64")]
 mod number {
     pub(super) const WRITE: usize = 1;
+    pub(super) const RT_SIGPROCMASK: usize = 14;
     pub(super) const CONNECT: usize = 42;
     pub(super) const SENDTO: usize = 44;
     pub(super) const GETSOCKNAME: usize = 51;
@@ -22,6 +23,7 @@ mod number {
     pub(super) const WRITE: usize = 64;
     pub(super) const PPOLL: usize = 73;
     pub(super) const EXIT_GROUP: usize = 94;
+    pub(super) const RT_SIGPROCMASK: usize = 135;
     pub(super) const CONNECT: usize = 203;
     pub(super) const GETSOCKNAME: usize = 204;
     pub(super) const GETPEERNAME: usize = 205;
@@ -53,6 +55,25 @@ unsafe fn call(number: usize, [a, b, c, d, e]: [usize; 5]) -> Answer {
 
 const fn fd(fd: i32) -> usize {
     fd as isize as usize
+}
+
+/// Whether so many bytes may be read there: at most a page, and not none.
+///
+/// rt_sigprocmask(2) copies a set of eight bytes before it finds that it is not told what to do with it: EFAULT comes before
+/// EINVAL (kernel/signal.c), nothing is changed, and no filter of system calls forbids it.
+pub(crate) fn is_readable(at: *const u8, length: usize) -> bool {
+    const WORD: usize = 8;
+    const NOTHING_KNOWN: usize = usize::MAX;
+    const EFAULT: i32 = 14;
+    let first = at as usize;
+    let Some(last) = length.checked_sub(1).and_then(|more| first.checked_add(more)) else { return false };
+    // A word in its place lies in one page.
+    [first & !(WORD - 1), last & !(WORD - 1)].into_iter().all(|word| {
+        // SAFETY: the kernel reads a word, if it can.
+        let told = unsafe { call(number::RT_SIGPROCMASK, [NOTHING_KNOWN, word, 0, WORD, 0]) };
+        // A null pointer it takes for no set.
+        word != 0 && told != Err(EFAULT)
+    })
 }
 
 /// connect(2).
@@ -140,5 +161,24 @@ pub(crate) fn abort() -> ! {
     loop {
         // SAFETY: it does not come back.
         let _ = unsafe { call(number::EXIT_GROUP, [134, 0, 0, 0, 0]) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_reading_it() {
+        let bytes = [1_u8; 128];
+        for length in [1, 16, 128] {
+            assert!(is_readable(bytes.as_ptr(), length));
+        }
+        assert!(!is_readable(bytes.as_ptr(), 0));
+        for nowhere in [0, 1, 4096, usize::MAX - 7, usize::MAX] {
+            for length in [4, 16] {
+                assert!(!is_readable(nowhere as *const u8, length), "{nowhere:#x} {length}");
+            }
+        }
     }
 }

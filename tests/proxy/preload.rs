@@ -230,6 +230,49 @@ fn who_is_connected_already_hears_no_header() {
     assert_eq!(told, "b'hello'\n");
 }
 
+/// Promise: what the kernel refuses it refuses here too, and the app goes on.
+#[test]
+fn arguments_that_make_no_sense_are_the_kernels_to_refuse() {
+    const MORE: &str = r#"
+refused = socket.socket()
+library.mmap.restype = ctypes.c_void_p
+pages = library.mmap(None, ctypes.c_size_t(8192), 3, 0x22, -1, ctypes.c_size_t(0))
+library.munmap(ctypes.c_void_p(pages + 4096), ctypes.c_size_t(4096))
+ctypes.memmove(pages + 4088, address, 8)
+for where in [None, ctypes.c_void_p(1), ctypes.c_void_p(pages + 4088)]:
+    print(call(name, refused.fileno(), where, 16))
+for size in [0, 15, 129, 0xffffffff]:
+    print(call(name, refused.fileno(), address, ctypes.c_uint(size)))
+print(call(name, dialling.fileno(), address, 16))
+def peer(where, room):
+    return call("getpeername", dialling.fileno(), where, room and ctypes.byref(room))
+print(peer(ctypes.create_string_buffer(16), None), peer(ctypes.c_void_p(1), ctypes.c_uint(16)))
+print(call("getpeername", dialling.fileno(), ctypes.create_string_buffer(16), ctypes.c_void_p(1)))
+print(peer(ctypes.create_string_buffer(16), ctypes.c_int(-1)))
+room, some = ctypes.c_uint(4), ctypes.create_string_buffer(b"x" * 16, 16)
+print(peer(some, room), room.value, some.raw[4:] == b"x" * 12, some.raw[:4] == address[:4])
+"#;
+    seclude();
+    let sidecar = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let told = call(2552, sidecar.local_addr().unwrap().port(), ["connect", FAR, "4", "16"], MORE);
+    let (efault, einval) = ("(-1, 14)", "(-1, 22)");
+    let wanted = [
+        efault,
+        efault,
+        efault,
+        einval,
+        einval,
+        einval,
+        einval,
+        "(0, 0)",
+        &format!("{efault} {efault}"),
+        efault,
+        einval,
+        "(0, 0) 16 True True",
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), wanted);
+}
+
 /// Promise: without its sidecar an app connects with nobody.
 #[test]
 fn without_a_sidecar_nobody_is_dialled() {
