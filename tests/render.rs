@@ -64,6 +64,30 @@ fn what_is_rendered_from_healthy_manifests_is_as_healthy() {
     }
 }
 
+/// Of two policies with one name the second replaces the first, without a word of `kubectl`.
+#[test]
+fn namesakes_of_several_kinds_get_policies_of_their_own() {
+    let cart = |kind: &str, name: &str, ports: [u16; 2]| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+             selector: {{matchLabels: {{app: {name}, of: {kind}}}}}\n  template:\n    \
+             metadata: {{labels: {{app: {name}, of: {kind}}}}}\n    spec:\n      containers:\n      - name: app\n        \
+             ports: [{{containerPort: {}, name: remoting}}, {{containerPort: {}, name: management}}]\n",
+            ports[0], ports[1]
+        )
+    };
+    let carts = cart("Deployment", "cart", [2552, 8558]) + &cart("StatefulSet", "cart", [17355, 7626]);
+    let all = carts.clone() + &cart("Deployment", "cart-remoting", [2552, 8558]);
+    let written = rendered(&["render", "network-policy"], &all);
+    let policies = serde_saphyr::from_multiple::<Value>(&written).unwrap();
+    let names: Vec<&str> = policies.iter().map(|policy| policy["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cart-remoting-deployment", "cart-remoting-statefulset", "cart-remoting-remoting"]);
+    let ports: Vec<&Value> = policies.iter().map(|policy| &policy["spec"]["ingress"][0]["ports"][0]["port"]).collect();
+    assert_eq!(ports, [2552, 17355, 2552]);
+    let rights = rendered(&["render", "rbac"], &all);
+    assert_eq!(serde_saphyr::from_multiple::<Value>(&rights).unwrap().len(), 2, "a role and its binding: {rights}");
+}
+
 #[test]
 fn tls_settings_are_seen_as_the_app_s_own_tls() {
     let manifest = "\
@@ -108,6 +132,10 @@ fn what_cannot_be_rendered_is_refused_with_its_reason() {
     assert!(refused(&["render", "rbac"], "a: [").contains("cannot be read"));
     assert!(refused(&["render", "annotations"], web).contains("--mesh"));
     assert!(refused(&["render", "network-policy", "-n", "../x"], web).contains("is no namespace"));
+    let nodes = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: a}}\n\
+        spec: {containers: [{name: a, ports: [{containerPort: 2552}]}]}\n";
+    let twice = refused(&["render", "network-policy"], &format!("{nodes}---\n{nodes}"));
+    assert!(twice.contains("Pod/default/a is there twice"), "{twice}");
     assert!(refused(&["render", "rbac", "/does/not/exist"], "").contains("cannot read manifests from /does/not/exist"));
     for dir in ["tls", "/tls\n-Dx=y", "/a b", "/\"x"] {
         assert!(refused(&["render", "tls", "--framework", "akka", "--tls-dir", dir], "").contains("no absolute path"));

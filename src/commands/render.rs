@@ -16,9 +16,7 @@ use crate::core::manifests::{Named, Reader};
 pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
     let text = match &args.what {
         RenderCommand::Annotations(args) => annotations(args)?,
-        RenderCommand::NetworkPolicy(args) => fallback::network_policies(&nodes(args)?.1).map_err(|object| {
-            Failure::usage(anyhow!("{object} has no labels: a policy for it would be everybody's"))
-        })?,
+        RenderCommand::NetworkPolicy(args) => fallback::network_policies(&nodes(args)?.1).map_err(Failure::usage)?,
         RenderCommand::Rbac(args) => fallback::rights(&nodes(args)?.1),
         RenderCommand::Tls(args) => settings(args)?,
     };

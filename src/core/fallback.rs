@@ -63,14 +63,29 @@ pub fn annotations(mesh: Mesh, nodes: &Nodes, present: &Value) -> BTreeMap<Strin
     mesh.annotations().into_iter().map(|key| (key.to_owned(), list(key))).collect()
 }
 
+/// Why there is no policy for a workload.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPolicy {
+    /// It would be everybody's.
+    #[error("{0} has no labels: a policy for it would be everybody's")]
+    NoLabels(String),
+    /// Of two with one name the second would replace the first.
+    #[error("{0} is there twice: of two policies with one name only the second would stay; leave one of them out")]
+    Twice(String),
+}
+
 /// A policy for each workload: the pods of its cluster reach it on remoting and management, and nobody else does; the ports
 /// that the app declares beside them stay open to all.
 ///
 /// # Errors
-/// The object without labels: a policy for it would be everybody's.
-pub fn network_policies(all: &[Nodes]) -> Result<String, &str> {
+/// See [`NoPolicy`].
+pub fn network_policies(all: &[Nodes]) -> Result<String, NoPolicy> {
     if let Some(nodes) = all.iter().find(|nodes| nodes.selector.is_none()) {
-        return Err(&nodes.object);
+        return Err(NoPolicy::NoLabels(nodes.object.clone()));
+    }
+    let mut objects = BTreeSet::new();
+    if let Some(twice) = all.iter().find(|nodes| !objects.insert(&nodes.object)) {
+        return Err(NoPolicy::Twice(twice.object.clone()));
     }
     Ok(documents(all.iter().map(|nodes| {
         let cluster = all.iter().filter(|other| other.cluster == nodes.cluster && other.namespace == nodes.namespace);
@@ -87,10 +102,20 @@ pub fn network_policies(all: &[Nodes]) -> Result<String, &str> {
         json!({
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": {"name": format!("{}-remoting", nodes.name), "namespace": nodes.namespace},
+            "metadata": {"name": policy_name(nodes, all), "namespace": nodes.namespace},
             "spec": {"podSelector": nodes.selector, "policyTypes": ["Ingress"], "ingress": ingress},
         })
     })))
+}
+
+/// With the kind behind it where workloads of several kinds have the name: no kind has a dash, so all names differ.
+fn policy_name(nodes: &Nodes, all: &[Nodes]) -> String {
+    let kind = |nodes: &Nodes| nodes.object.split('/').next().unwrap_or_default().to_lowercase();
+    let namesakes = all.iter().filter(|other| (&other.namespace, &other.name) == (&nodes.namespace, &nodes.name));
+    if namesakes.count() == 1 {
+        return format!("{}-remoting", nodes.name);
+    }
+    format!("{}-remoting-{}", nodes.name, kind(nodes))
 }
 
 /// What discovery by the Kubernetes API asks for: a role that reads pods, bound to each service account once.

@@ -128,5 +128,5 @@ fn workloads_of_one_cluster_reach_each_other_and_pods_without_labels_have_no_pol
     let alone = network_policies(&nodes(&facts(&tier("front")))).unwrap();
     assert!(forbidden(failures(&format!("{two}---\n{alone}"))), "a policy that admits one tier of two");
     let bare = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, ports: [{containerPort: 2552}]}]}\n";
-    assert_eq!(network_policies(&nodes(&facts(bare))), Err("Pod/default/a"));
+    assert_eq!(network_policies(&nodes(&facts(bare))), Err(NoPolicy::NoLabels("Pod/default/a".to_owned())));
 }
