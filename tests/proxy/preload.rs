@@ -407,6 +407,53 @@ fn who_dials_past_the_sidecar_is_told_of() {
     eventually("it is forgotten", || (near.get("/ready").0 == 200).then_some(()));
 }
 
+/// Promise: what is installed is the library, and nothing else is taken for it.
+#[test]
+fn no_other_file_is_installed_in_place_of_the_library() {
+    let dir = tempfile::tempdir().unwrap();
+    let install = |library: &Path| {
+        Command::new(executable()).arg("shim").arg("--install").arg(dir.path()).arg("--library").arg(library).output()
+    };
+    let stub = dir.path().join("stub");
+    let ours = std::fs::read(library()).unwrap();
+    let mut foreign = ours.clone();
+    foreign[18] ^= 1;
+    let mut renamed = ours.clone();
+    renamed[ours.windows(12).position(|bytes| bytes == b"getpeername\0").unwrap()] = b'x';
+    for (bytes, expected) in [
+        (ours[..64].to_vec(), "exports connect"),
+        (std::fs::read("/usr/bin/true").unwrap(), "exports connect"),
+        (foreign, "a shared library for"),
+        (renamed, "exports getpeername"),
+        (b"#!/bin/sh".to_vec(), "ET_DYN"),
+    ] {
+        std::fs::write(&stub, bytes).unwrap();
+        let refused = install(&stub).unwrap();
+        let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && complaint.contains(expected), "{expected}: {complaint}");
+        assert!(!dir.path().join("libbypassctl_preload.so").exists());
+    }
+    assert!(install(library()).unwrap().status.success());
+    assert_eq!(std::fs::read(dir.path().join("libbypassctl_preload.so")).unwrap(), ours);
+}
+
+/// Promise: what others have put into the directory leads the install to no file elsewhere.
+#[test]
+fn a_link_in_the_directory_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let victim = dir.path().join("victim");
+    std::fs::write(&victim, "kept").unwrap();
+    let script = "ln -s victim \"$1/libbypassctl_preload.so.$$\"\nexec \"$2\" shim --install \"$1\" --library \"$3\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(dir.path()).arg(executable()).arg(library());
+    let installed = command.output().unwrap();
+    assert!(installed.status.success(), "{installed:?}");
+    assert_eq!(std::fs::read(&victim).unwrap(), b"kept");
+    let library = dir.path().join("libbypassctl_preload.so");
+    assert!(library.symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "something is left");
+}
+
 /// Promise: an app that listens on the pod's address itself, in plaintext, is found before anything else runs.
 #[test]
 fn an_app_on_the_pods_address_keeps_the_sidecar_from_starting_with_the_reason() {
