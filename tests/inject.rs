@@ -157,3 +157,38 @@ fn mangled_manifests_keep_it_too_or_are_refused() {
         }
     }
 }
+
+/// What `inject --path ports` makes of an app with these variables.
+fn with_variables(variables: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("pod.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n  - name: app\n    env:\n{variables}    \
+         image: a\n"
+    );
+    fs::write(&manifest, text).unwrap();
+    bypassctl(&["inject", "--image", "registry.example/bypassctl:1", "--path", "ports", manifest.to_str().unwrap()])
+}
+
+/// What the library is told by hand, and the sidecar is not, would lead it past the sidecar, or nowhere.
+#[test]
+fn variables_of_the_library_that_are_there_already_are_refused() {
+    for variable in ["BYPASSCTL_SHIM_PORTS", "BYPASSCTL_SHIM_AGENT_PORT"] {
+        let refused = with_variables(&format!("    - {{name: {variable}, value: \"9999\"}}\n"));
+        let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{variable}: {complaint}");
+        assert!(complaint.contains(&format!("{variable} in container app")), "{complaint}");
+    }
+}
+
+/// Of several variables with one name Kubernetes takes the last.
+#[test]
+fn the_library_goes_into_the_last_of_several_variables() {
+    let injected = with_variables(
+        "    - name: LD_PRELOAD\n      value: /opt/first.so\n    - name: LD_PRELOAD\n      value: /opt/second.so\n",
+    );
+    let text = String::from_utf8(injected.stdout).unwrap();
+    let library = "/var/run/bypassctl/shim/libbypassctl_preload.so";
+    assert!(text.contains(&format!("value: /opt/second.so:{library}\n")), "{text}");
+    assert!(text.contains("value: /opt/first.so\n"), "{text}");
+}

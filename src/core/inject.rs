@@ -47,6 +47,10 @@ pub const RULES: &str = "bypassctl.io/rules";
 pub const GATE: &str = "bypassctl.io/remoting-ready";
 /// The library that apps preload where there are no rules.
 pub const LIBRARY: &str = "libbypassctl_preload.so";
+/// The library's remoting ports.
+pub(in crate::core) const SHIM_PORTS: &str = "BYPASSCTL_SHIM_PORTS";
+/// The port on which the library finds the sidecar.
+pub(in crate::core) const SHIM_AGENT_PORT: &str = "BYPASSCTL_SHIM_AGENT_PORT";
 /// User of the sidecar, whom the rules exempt.
 pub const AGENT_UID: i64 = 12552;
 

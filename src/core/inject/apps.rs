@@ -4,11 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::core::inject::{LIBRARY, Options, Refused, SHIM_VOLUME};
+use crate::core::inject::{LIBRARY, Options, Refused, SHIM_AGENT_PORT, SHIM_PORTS, SHIM_VOLUME};
 
 /// Where the containers find the library.
 pub(super) const SHIM_DIR: &str = "/var/run/bypassctl/shim";
-const PORTS: &str = "BYPASSCTL_SHIM_PORTS";
 
 /// What one container gets.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,7 +44,7 @@ pub(super) enum Ours {
 
 /// Whether a variable of a container is ours, or has ours in it.
 pub(super) fn ours(name: Option<&str>, value: Option<&str>) -> Option<Ours> {
-    if name == Some(PORTS) {
+    if name == Some(SHIM_PORTS) {
         return Some(Ours::Whole);
     }
     let (_, separator, own) = lists().into_iter().find(|(list, ..)| name == Some(list))?;
@@ -82,14 +81,15 @@ fn apps(containers: &[Value], options: &Options) -> Result<Vec<usize>, Refused> 
 fn change(at: usize, container: &Value, options: &Options) -> Result<AppChange, Refused> {
     let name = || container["name"].as_str().unwrap_or_default().to_owned();
     let env = container["env"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let find = |variable: &str| env.iter().position(|item| item["name"] == variable);
+    // Of several with one name Kubernetes takes the last.
+    let find = |variable: &str| env.iter().rposition(|item| item["name"] == variable);
     let by_hand = |what: &str| Refused::ByHand(format!("{what} in container {}", name()));
     let mounts = container["volumeMounts"].as_array().map(Vec::as_slice).unwrap_or_default();
     if mounts.iter().any(|mount| mount["name"] == SHIM_VOLUME || mount["mountPath"] == SHIM_DIR) {
         return Err(by_hand("mount of the library"));
     }
-    if find(PORTS).is_some() {
-        return Err(by_hand(PORTS));
+    if let Some(variable) = [SHIM_PORTS, SHIM_AGENT_PORT].into_iter().find(|variable| find(variable).is_some()) {
+        return Err(by_hand(variable));
     }
     let mut change = AppChange { container: at, ..AppChange::default() };
     for (variable, separator, own) in lists() {
@@ -103,7 +103,7 @@ fn change(at: usize, container: &Value, options: &Options) -> Result<AppChange, 
             _ => return Err(Refused::UnseenVariable { container: name(), variable, own }),
         }
     }
-    change.env.push(json!({"name": PORTS, "value": options.ports.remoting.to_string()}));
+    change.env.push(json!({"name": SHIM_PORTS, "value": options.ports.remoting.to_string()}));
     change.mounts.push(json!({"name": SHIM_VOLUME, "mountPath": SHIM_DIR, "readOnly": true}));
     Ok(change)
 }
