@@ -2,6 +2,7 @@
 
 mod agent;
 mod discovery;
+mod library;
 mod mesh;
 mod native;
 mod network;
@@ -17,10 +18,18 @@ pub(crate) const ISTIO: &str = include_str!("healthy/istio.yaml");
 pub(crate) const DNS: &str = include_str!("healthy/pekko-dns.yaml");
 pub(crate) const BYPASSCTL: &str = include_str!("healthy/bypassctl.yaml");
 pub(crate) const NATIVE: &str = include_str!("healthy/native.yaml");
+/// What `inject --path ports` writes.
+pub(crate) const PORTS: &str = include_str!("../golden/inject/ports.yaml");
 
 /// What raises no alarm.
-pub(crate) const HEALTHY: [(&str, &str); 5] =
-    [("akka", AKKA), ("akka-minimal", MINIMAL), ("istio", ISTIO), ("bypassctl", BYPASSCTL), ("native", NATIVE)];
+pub(crate) const HEALTHY: [(&str, &str); 6] = [
+    ("akka", AKKA),
+    ("akka-minimal", MINIMAL),
+    ("istio", ISTIO),
+    ("bypassctl", BYPASSCTL),
+    ("native", NATIVE),
+    ("ports", PORTS),
+];
 
 /// One broken variant.
 pub(crate) struct Case {
@@ -50,11 +59,12 @@ const fn case(
     Case { what, from, patches, codes }
 }
 /// A slice for each category.
-const CATEGORIES: [&[Case]; 10] = [
+const CATEGORIES: [&[Case]; 11] = [
     ports::CASES,
     probes::CASES,
     mesh::CASES,
     agent::CASES,
+    library::CASES,
     native::CASES,
     rights::CASES,
     discovery::CASES,

@@ -7,6 +7,7 @@ use time::Date;
 use time::macros::format_description;
 
 use crate::core::checks::Findings;
+use crate::core::checks::library::names_library;
 use crate::core::checks::subject::{AgentContainer, Subject};
 use crate::core::inject::LIBRARY;
 use crate::core::inject::RULES;
@@ -76,12 +77,11 @@ fn complete(subject: &Subject, findings: &mut Findings) {
 }
 
 /// Whether what a container dials can reach the proxy without rules; what its image sets is not seen.
-fn preloads(container: &Container) -> bool {
-    let is_library = |value: &str| value.split([':', ' ']).any(|path| path.rsplit('/').next() == Some(LIBRARY));
+pub(super) fn preloads(container: &Container) -> bool {
     let variables = container.env.iter().flatten();
     variables
         .filter(|variable| variable.name == "LD_PRELOAD")
-        .any(|variable| variable.value.as_deref().is_some_and(is_library))
+        .any(|variable| variable.value.as_deref().is_some_and(names_library))
 }
 
 /// Of a pod without the agent.

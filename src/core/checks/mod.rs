@@ -16,6 +16,7 @@ pub(in crate::core) use subject::{
 mod agent;
 pub mod catalog;
 mod discovery;
+mod library;
 pub mod live;
 mod mesh;
 mod native;
@@ -51,6 +52,7 @@ pub fn run(facts: &Facts) -> Vec<CheckResult> {
         probes::run(subject, &mut findings);
         mesh::run(subject, &mut findings);
         agent::run(subject, &mut findings);
+        library::run(subject, &mut findings);
         native::run(subject, &subjects, &mut findings);
         secrets::run(subject, &mut findings);
         rbac::run(subject, &mut findings);

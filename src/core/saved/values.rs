@@ -6,6 +6,7 @@ use crate::core::checks::{
     AGENT_OPTIONS, has_secret, hocon, is_jvm_options, is_read, is_secret, set_by_variable, takes_secret,
 };
 use crate::core::facts::REMOVED;
+use crate::core::inject::{LIBRARY, SHIM_AGENT_PORT, SHIM_PORTS};
 
 /// What stands where a secret was: still one to the check that looks for them.
 const REDACTED: &str = "REDACTED";
@@ -70,8 +71,14 @@ pub(super) fn variable(name: &str, value: &str, ours: bool) -> String {
     if is_jvm_options(name) {
         return options(value);
     }
+    if name == "LD_PRELOAD" {
+        return value.split([':', ' ']).map(library).collect::<Vec<_>>().join(":");
+    }
     if is_secret(name, value) {
         return redacted(name).to_owned();
+    }
+    if matches!(name, SHIM_PORTS | SHIM_AGENT_PORT) {
+        return ports(value);
     }
     let of_agent = name.strip_prefix("BYPASSCTL_").map(|option| option.to_lowercase().replace('_', "-"));
     if ours && of_agent.is_some_and(|option| AGENT_OPTIONS.contains(&option.as_str())) {
@@ -81,6 +88,24 @@ pub(super) fn variable(name: &str, value: &str, ours: bool) -> String {
         Some(path) => setting(&path, value),
         None if name == LEGACY_PROBES && value == "true" => value.to_owned(),
         None => REMOVED.to_owned(),
+    }
+}
+
+/// Ports for the library, or that they are none, or filled in by Kubernetes.
+fn ports(value: &str) -> String {
+    match harmless(value) {
+        kept if kept != REMOVED => kept,
+        _ if value.contains("$(") => "$()".to_owned(),
+        _ => "none".to_owned(),
+    }
+}
+
+/// Of a library's path that it is ours, or filled in by Kubernetes, and nothing else.
+fn library(path: &str) -> String {
+    match path.rsplit('/').next() {
+        Some(LIBRARY) => LIBRARY.to_owned(),
+        _ if path.contains("$(") => harmless(path),
+        _ => REMOVED.to_owned(),
     }
 }
 
@@ -113,6 +138,9 @@ fn option(option: &str) -> String {
     let bare = option.trim_matches(['"', '\'']);
     let setting_ = bare.strip_prefix("-D").or_else(|| bare.strip_prefix("-J-D")).and_then(|rest| rest.split_once('='));
     let Some((name, value)) = setting_ else {
+        if let Some(path) = bare.strip_prefix("-agentpath:") {
+            return format!("-agentpath:{}", library(path.split('=').next().unwrap_or_default()));
+        }
         return if has_secret(bare) { SECRET_ARGUMENT } else { REMOVED }.to_owned();
     };
     if has_secret(bare) {

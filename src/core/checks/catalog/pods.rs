@@ -166,6 +166,14 @@ pub(super) const AGENT: &[Entry] = &[
               makes the rules, annotate the pod with bypassctl.io/rules: capture",
     },
     Entry {
+        code: "agent-library",
+        severity: Error,
+        title: "without rules the app dials through the library, and is told the same ports as the sidecar",
+        why: "What the library does not take leaves in plaintext; what it takes to another port, or of another port than the sidecar \
+              has, is refused; and an app that binds more than loopback is in the sidecar's way",
+        fix: "take out what is said there by hand and let `bypassctl inject --path ports` write it, or write it as docs/restricted.md says",
+    },
+    Entry {
         code: "agent-order",
         severity: Error,
         title: "the init container comes before the native sidecar",

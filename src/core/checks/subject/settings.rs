@@ -9,9 +9,12 @@ use super::hocon::{self, Written};
 use crate::core::facts::{Facts, REMOVED};
 use crate::core::report::Observed;
 
-/// Variables that hold options of a JVM.
+/// Variables that hold options of a JVM, in the order in which it takes them (java(1), "JDK_JAVA_OPTIONS"; JVM Tool Interface,
+/// "JAVA_TOOL_OPTIONS"): what comes later wins.
 const OPTIONS: [&str; 7] =
-    ["JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTIONS", "SBT_OPTS", "JVM_OPTS"];
+    ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_OPTS", "JAVA_OPTIONS", "SBT_OPTS", "JVM_OPTS", BEHIND_ARGUMENTS];
+/// The one that comes behind the command line.
+const BEHIND_ARGUMENTS: &str = "_JAVA_OPTIONS";
 
 /// Variables that documentation and samples read in their application.conf, and what they set there.
 const VARIABLES: [(&str, &str); 12] = [
@@ -33,7 +36,7 @@ const VARIABLES: [(&str, &str); 12] = [
 ];
 
 /// What checks read, by its path without `akka.` or `pekko.`. A saved file of facts keeps these values and no others.
-const READ: [&str; 19] = [
+const READ: [&str; 22] = [
     "cluster.shutdown-after-unsuccessful-join-seed-nodes",
     "config.file",
     "config.resource",
@@ -47,10 +50,13 @@ const READ: [&str; 19] = [
     "management.http.hostname",
     "management.http.port",
     "networkaddress.cache.ttl",
+    "remote.artery.bind.hostname",
     "remote.artery.canonical.port",
     "remote.artery.ssl.ssl-engine-provider",
     "remote.artery.transport",
+    "remote.classic.netty.tcp.bind-hostname",
     "remote.classic.netty.tcp.port",
+    "remote.netty.tcp.bind-hostname",
     "remote.netty.tcp.port",
     "sun.net.inetaddr.ttl",
 ];
@@ -86,15 +92,14 @@ impl Settings {
         facts: &Facts,
     ) -> Self {
         let environment = Environment::of(container, labels, namespace, facts);
-        let arguments: Vec<(&str, &str)> = environment
-            .variables
-            .iter()
-            .filter(|(name, _)| is_jvm_options(name))
-            .filter_map(|(name, variable)| Some((variable.value.as_deref()?, name.as_str())))
-            .chain(
-                container.command.iter().chain(&container.args).flatten().map(|word| (&word[..], "the command line")),
-            )
-            .collect();
+        let of = |name: &'static str| Some((environment.variables.get(name)?.value.as_deref()?, name));
+        let words = container.command.iter().chain(&container.args).flatten();
+        let arguments = OPTIONS
+            .into_iter()
+            .filter(|name| *name != BEHIND_ARGUMENTS)
+            .filter_map(of)
+            .chain(words.map(|word| (&word[..], "the command line")))
+            .chain(of(BEHIND_ARGUMENTS));
         let mut properties = Self::default();
         for (text, source) in arguments {
             properties.options(text, source, &environment);
