@@ -6,7 +6,7 @@ use crate::core::checks::{
     AGENT_OPTIONS, has_secret, hocon, is_jvm_options, is_read, is_secret, set_by_variable, takes_secret,
 };
 use crate::core::facts::REMOVED;
-use crate::core::inject::{LIBRARY, SHIM_AGENT_PORT, SHIM_PORTS};
+use crate::core::inject::{LIBRARY, RULES, SHIM_AGENT_PORT, SHIM_PORTS};
 
 /// What stands where a secret was: still one to the check that looks for them.
 const REDACTED: &str = "REDACTED";
@@ -21,8 +21,9 @@ const LONGEST_VALUE: usize = 300;
 
 const LEGACY_PROBES: &str = "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION";
 
-/// Annotations that ask for a mesh, with one word for a value.
-const WORDS_OF: [&str; 8] = [
+/// Annotations that ask for a mesh or for rules of ours, with one word for a value.
+const WORDS_OF: [&str; 9] = [
+    RULES,
     "consul.hashicorp.com/connect-inject",
     "consul.hashicorp.com/transparent-proxy",
     "sidecar.istio.io/interceptionMode",
@@ -32,7 +33,8 @@ const WORDS_OF: [&str; 8] = [
     "istio.io/dataplane-mode",
     "sidecar.istio.io/rewriteAppHTTPProbers",
 ];
-const WORDS: [&str; 8] = ["NONE", "true", "false", "enabled", "disabled", "ingress", "ambient", "none"];
+const WORDS: [&str; 10] =
+    ["NONE", "true", "false", "enabled", "disabled", "ingress", "ambient", "none", "capture", "bypass"];
 /// Annotations that list ports and address ranges.
 const LISTS_OF: [&str; 4] = [
     "traffic.sidecar.istio.io/",

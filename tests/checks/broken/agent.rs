@@ -16,17 +16,6 @@ pub(super) const CASES: &[Case] = &[
         &["agent-complete"],
     ),
     case(
-        "rules by the node beside --path ports",
-        BYPASSCTL,
-        &[
-            ("args: [init, --preset, pekko]", "args: [status]"),
-            ("args: [proxy, --tls-dir", "args: [proxy, --path=ports, --tls-dir"),
-            ("      labels: {app: orders}", "      labels: {app: orders, bypassctl.io/rules: capture}"),
-            ("        ports:\n", "        - {name: LD_PRELOAD, value: /x/libbypassctl_preload.so}\n        ports:\n"),
-        ],
-        &["agent-complete"],
-    ),
-    case(
         "init after the native sidecar",
         BYPASSCTL,
         &[

@@ -9,6 +9,12 @@ const HERE: &str = "        - name: BYPASSCTL_SHIM_PORTS\n";
 const IMAGE: &str = "        image: my-service:latest\n";
 
 pub(super) const CASES: &[Case] = &[
+    case(
+        "rules by the node beside --path ports",
+        PORTS,
+        &[("        bypassctl.io/injected: ", "        bypassctl.io/rules: capture\n        bypassctl.io/injected: ")],
+        &["agent-complete"],
+    ),
     case("a library that nobody preloads", PORTS, &[("name: LD_PRELOAD", "name: OTHER")], &["agent-complete"]),
     case("other ports for the library", PORTS, &[("value: \"2552\"", "value: \"9999\"")], CODE),
     case("more ports for the library", PORTS, &[("value: \"2552\"", "value: 2552,25520")], CODE),
