@@ -1,31 +1,36 @@
 //! The admin port: health, metrics, status, for probes, programs and people.
 //!
-//! Invariant: it never shows a key; what changes something (`/drain`, `/faults`, `PUT /log`) is for callers on loopback, and
-//! never for a web page that a browser has open.
+//! Invariant: it never shows a key; what changes something (`/drain`, `/faults`, `PUT /log`) is for callers from 127.0.0.1 and
+//! ::1, and never for a web page that a browser has open.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
+use axum::body::Body;
 use axum::extract::rejection::StringRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{Request, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tower::ServiceExt as _;
 
 use crate::core::crowd::{Crowd, Place};
 use crate::core::faults::Fault;
@@ -41,6 +46,8 @@ const MOST_A_SOURCE: usize = 8;
 const LONGEST: Duration = Duration::from_secs(5);
 /// More than any log filter and any fault, in bytes.
 const LARGEST_BODY: usize = 4096;
+/// What is kept of requests, and of answers before the next one is made, in bytes.
+const MOST_BUFFERED: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one listener for ever.
@@ -58,11 +65,24 @@ pub(super) async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(axum::middleware::from_fn(refuse_web_pages))
         .with_state(sidecar);
-    let bounded = Bounded { listener, open: VecDeque::new(), crowd: Crowd::new(MOST_A_SOURCE) };
-    let service = router.into_make_service_with_connect_info::<Caller>();
-    if let Err(error) = axum::serve(bounded, service).await {
-        tracing::error!(%error, "the admin port failed");
+    let mut bounded = Bounded { listener, open: VecDeque::new(), crowd: Crowd::new(MOST_A_SOURCE) };
+    let mut conversations = JoinSet::new();
+    loop {
+        tokio::select! {
+            (stream, from) = bounded.accept() => { conversations.spawn(converse(stream, from, router.clone())); }
+            Some(_) = conversations.join_next() => {}
+        }
     }
+}
+
+/// HTTP/1.1 and nothing else: by HTTP/2 a caller that takes no answer could have hundreds of them made, and kept.
+async fn converse(stream: Short, from: SocketAddr, router: Router) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(Caller(from)));
+        router.clone().oneshot(request)
+    });
+    // Whoever hangs up, or is no HTTP, is no fault of ours.
+    let _ = http1::Builder::new().max_buf_size(MOST_BUFFERED).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn ready(State(sidecar): State<Arc<Sidecar>>) -> Response {
@@ -199,16 +219,23 @@ fn refuse_body(what: &str, rejection: &StringRejection) -> Response {
     (status, format!("{what}: {why}\n")).into_response()
 }
 
-/// What changes something is for the pod's own processes.
+/// What changes something is for the pod's own processes. The rest of 127.0.0.0/8 is not theirs alone: the proxies of Istio and
+/// Kuma bring strangers from 127.0.0.6.
 fn refuse_strangers(what: &str, caller: SocketAddr) -> Option<Response> {
-    let text = || format!("{what} is for callers on loopback, and you call from {}\n", caller.ip());
-    (!caller.ip().to_canonical().is_loopback()).then(|| (StatusCode::FORBIDDEN, text()).into_response())
+    let from = caller.ip().to_canonical();
+    let is_own = from == IpAddr::V4(Ipv4Addr::LOCALHOST) || from == IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let text = || format!("{what} is for callers on loopback, 127.0.0.1 or ::1, and you call from {from}\n");
+    (!is_own).then(|| (StatusCode::FORBIDDEN, text()).into_response())
 }
 
 /// A page in somebody's browser can send requests to a port that was forwarded to loopback, and a name of its own that leads
 /// there lets it read the answers. Browsers say so: by `Origin` and `Sec-Fetch-Site` in what changes something, by `Host`
 /// always.
-async fn refuse_web_pages(ConnectInfo(Caller(caller)): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+async fn refuse_web_pages(
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
     let headers = request.headers();
     let is_foreign_site = headers.get("sec-fetch-site").is_some_and(|site| site != "none" && site != "same-origin");
     let from_page = headers.contains_key(header::ORIGIN) || is_foreign_site;
@@ -281,12 +308,6 @@ fn root(root: &CertificateFacts) -> serde_json::Value {
 #[derive(Clone, Copy, Debug)]
 struct Caller(SocketAddr);
 
-impl Connected<IncomingStream<'_, Bounded>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
 /// A listener with a bounded number of connections, each of bounded length.
 struct Bounded {
     listener: TcpListener,
@@ -295,10 +316,7 @@ struct Bounded {
     crowd: Arc<Crowd>,
 }
 
-impl Listener for Bounded {
-    type Io = Short;
-    type Addr = SocketAddr;
-
+impl Bounded {
     async fn accept(&mut self) -> (Short, SocketAddr) {
         loop {
             match self.listener.accept().await {
@@ -320,10 +338,6 @@ impl Listener for Bounded {
                 Err(_) => sleep(PAUSE).await,
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 
