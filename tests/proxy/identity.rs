@@ -117,6 +117,30 @@ fn a_rotation_disturbs_nobody_unless_it_is_to_replace_what_is_open() {
     }
 }
 
+/// Promise: a list that is renewed with nobody new on it is no rotation: what is open stays, although what is made with earlier
+/// credentials is to be replaced.
+#[test]
+fn a_renewed_list_replaces_no_connection() {
+    let certificates = Certificates::new();
+    let crl = certificates.path().join("crl.pem");
+    replace(&crl, &certificates.ca.revoke(&[], 1).unwrap());
+    let app = App::echo();
+    let lists = format!("--tls-crl={}", crl.display());
+    let (near, far, far_dir) = pair(&certificates, &app, &certificates.leaf("cart"), &[&lists, "--recycle-within=1"]);
+    let mut open = connect(near.outbound).unwrap();
+    assert_echo(&mut open, "before");
+    for days in 2..4 {
+        replace(&crl, &certificates.ca.revoke(&[], days).unwrap());
+        let reloads = format!("bypassctl_certificate_reloads_total {}", days - 1);
+        eventually("the list is taken", || far.get("/metrics").1.contains(&reloads).then_some(()));
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        assert_echo(&mut open, "after");
+    }
+    assert!(!far.log().contains("are replaced"), "{}", far.log());
+    write_set(&far_dir, &certificates.leaf("cart"), certificates.ca.certificate_pem());
+    far.log_line(&["earlier credentials are replaced", "\"ended\":1", "\"left\":0"]);
+}
+
 #[test]
 fn a_certificate_of_another_address_is_told_that_access_is_denied() {
     let certificates = Certificates::new();
