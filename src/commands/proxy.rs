@@ -54,6 +54,7 @@ pub(super) fn run(args: ProxyArgs, log: LogFilter) -> Result<Outcome, Failure> {
     };
     let guard = guard(&config, repair)?;
     raise_descriptor_limit();
+    warn_of_few_descriptors(config.limits.max_connections);
     // Accepts, and serves the admin port; connections have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
@@ -156,6 +157,25 @@ fn raise_descriptor_limit() {
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
         warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Beside connections: listeners, the admin port's callers, files that are looked at, and whom the sidecar itself asks.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Out of descriptors the sidecar waits for some; that many connections are allowed says the opposite.
+fn warn_of_few_descriptors(max_connections: u32) {
+    let needed = 4 * u64::from(max_connections) + OTHER_DESCRIPTORS;
+    if let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && limit < needed
+    {
+        warn!(
+            limit,
+            needed,
+            max_connections,
+            "fewer files may be open than --max-connections needs, two a connection in each direction: beyond that connections \
+             wait; raise the limit (ulimit -n) or lower --max-connections"
+        );
     }
 }
 

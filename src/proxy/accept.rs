@@ -156,11 +156,17 @@ fn serve(
     let arrived = Box::new((stream, unfinished));
     async move {
         let _kept = &kept;
+        // Once nobody is accepted any more the app has gone, or has had its time: a stranger that says nothing is not waited for.
+        let stop = match direction {
+            Direction::Inbound => &sidecar.lifecycle.stop_accepting,
+            Direction::Outbound => &sidecar.lifecycle.end,
+        };
         // Boxed: what dialling and the handshake need is not to be kept that long either, nor is what they came to.
-        let joined = match Box::pin(meet(arrived, &sidecar, &mut connection)).await {
-            Some(Ok(joined)) => joined,
-            Some(Err(reason)) => return sidecar.ended(&mut connection, reason),
-            None => return,
+        let joined = match Box::pin(stop.run_until_cancelled(meet(arrived, &sidecar, &mut connection))).await {
+            Some(Some(Ok(joined))) => joined,
+            Some(Some(Err(reason))) => return sidecar.ended(&mut connection, reason),
+            Some(None) => return,
+            None => return sidecar.ended(&mut connection, Reason::Drained),
         };
         let reason = sidecar.pump(joined, &mut connection).await;
         if direction == Direction::Outbound {

@@ -1,7 +1,7 @@
 //! The orderly end.
 //!
 //! A leaving node hands over its shards, and needs its connections for that: so the sidecar serves on until the app's
-//! remoting listener is gone, then stops accepting, lets connections end, and closes those that do not. All of it within
+//! remoting listener is gone, then stops accepting, ends who has not shown who it is, lets connections end, and closes those that do not. All of it within
 //! `--drain-timeout`; a second signal ends at once.
 
 use std::io;
@@ -14,27 +14,38 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::core::route::{TrafficPath, is_this_host};
 use crate::pod::listeners;
 use crate::proxy::Sidecar;
+use crate::proxy::socket::is_shortage;
 
 const PERIOD: Duration = Duration::from_millis(100);
 /// For farewells of connections that are ended, and for log lines.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The signals that ask for an end.
+/// The signals that ask for an end, and the one that asks other programs to read their files anew.
 #[derive(Debug)]
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP changes nothing: certificates are looked at every second, and other settings need a restart");
+                }
+            }
         }
     }
 }
@@ -92,6 +103,10 @@ fn app_listens(sidecar: &Sidecar) -> bool {
                 && (config.path == TrafficPath::Rules || listener.ip().is_loopback())
         }
     };
-    // Without the kernel's table nothing is known to listen, and the drain goes on.
-    listeners::listening().is_ok_and(|listeners| listeners.into_iter().any(is_app))
+    match listeners::listening() {
+        Ok(listeners) => listeners.into_iter().any(is_app),
+        // Without the kernel's table nothing is known to listen, and the drain goes on; for want of descriptors it is only not
+        // known yet.
+        Err(error) => is_shortage(&error),
+    }
 }

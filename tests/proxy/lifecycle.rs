@@ -1,5 +1,6 @@
 //! New certificates without a dropped connection, and an orderly end.
 
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -125,4 +126,39 @@ fn posting_to_drain_from_loopback_stops_the_sidecar() {
     assert_eq!(http(sidecar.admin, "POST", "/drain").unwrap().0, 202);
     assert!(eventually("the end", || sidecar.has_ended()).success());
     assert!(connect(sidecar.inbound).map(|mut stream| assert_no_byte(&mut stream)).is_err(), "still listening");
+}
+
+/// Promise: whoever dials and says nothing, or half of something, does not keep a sidecar whose app has gone from ending.
+#[test]
+fn strangers_that_say_nothing_do_not_hold_up_the_end() {
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let more = ["--handshake-timeout=300", "--drain-timeout=300"];
+    let mut sidecar = Sidecar::between(&dir, local(1), local(free_port()), &more);
+    let silent = connect(sidecar.inbound).unwrap();
+    let mut half = connect(sidecar.inbound).unwrap();
+    // A handshake record of 512 bytes, of which a few come.
+    half.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).unwrap();
+    // Who comes after them is accepted after them.
+    let mut refused = connect(sidecar.inbound).unwrap();
+    refused.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert_no_byte(&mut refused);
+    sidecar.signal(Signal::SIGTERM);
+    assert!(eventually("the end", || sidecar.has_ended()).success());
+    eventually("both are told", || (sidecar.log().matches("\"reason\":\"drained\"").count() == 2).then_some(()));
+    drop((silent, half));
+}
+
+/// Promise: SIGHUP, which other programs take for a wish to read their files anew, ends nothing.
+#[test]
+fn sighup_ends_nothing() {
+    let certificates = Certificates::new();
+    let mut sidecar = Sidecar::between(&certificates.tls_dir("cart"), local(1), local(free_port()), &[]);
+    for _ in 0..2 {
+        sidecar.signal(Signal::SIGHUP);
+        sidecar.log_line(&["SIGHUP changes nothing"]);
+        assert_eq!(sidecar.get("/ready").0, 200);
+    }
+    sidecar.signal(Signal::SIGTERM);
+    assert!(eventually("the end", || sidecar.has_ended()).success());
 }

@@ -50,7 +50,42 @@ fn without_descriptors_it_waits_and_then_goes_on() {
     assert!(complaints <= 3, "{complaints} lines about one shortage");
 }
 
-/// Promise: log lines that cannot be written are lost, and nothing else is.
+/// Promise: that no descriptor is left to look for the app's listener is not taken for its end: a stopping sidecar goes on taking
+/// connections as soon as it can. That there may be too few of them is said at the start.
+#[test]
+fn without_descriptors_the_app_is_not_taken_for_gone() {
+    const DESCRIPTORS: usize = 80;
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}")).arg(executable()).stderr(Stdio::piped());
+    let more = ["--handshake-timeout=300", "--drain-timeout=300"];
+    let far = Sidecar::between_by(&mut limited, &dir, local(1), app.address, &more);
+    far.log_line(&["fewer files may be open than --max-connections needs", "\"limit\":80"]);
+    let near = Sidecar::between(&dir, far.inbound, local(1), &["--breaker-failures=0"]);
+    assert!(!near.log().contains("fewer files may be open"), "{}", near.log());
+    let mut old = connect(near.outbound).unwrap();
+    assert_echo(&mut old, "before");
+    let held: Vec<TcpStream> = (0..DESCRIPTORS + 20).map(|_| connect(far.inbound).unwrap()).collect();
+    let folder = format!("/proc/{}/fd", far.pid());
+    eventually("all descriptors are taken", || {
+        (std::fs::read_dir(&folder).unwrap().count() >= DESCRIPTORS).then_some(())
+    });
+    far.signal(nix::sys::signal::Signal::SIGTERM);
+    far.log_line(&["stopping"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_echo(&mut old, "meanwhile");
+    drop(held);
+    eventually("new connections", || {
+        let mut stream = connect(near.outbound).unwrap();
+        stream.write_all(b"after").ok()?;
+        stream.read_exact(&mut [0; 5]).ok()
+    });
+    assert_echo(&mut old, "after");
+}
+
+/// Promise: log lines that cannot be written are lost and counted, and nothing else is.
 #[test]
 fn a_full_disk_for_logs_stops_nothing() {
     let certificates = Certificates::new();
