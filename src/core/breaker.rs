@@ -57,10 +57,18 @@ pub enum Effect {
 pub struct Standing {
     /// Which peer.
     pub peer: SocketAddr,
-    /// `closed`, `open` or `half_open`.
+    /// `closed`, `open`, `half_open`, or `untried`: the pause is over, and nobody has dialled the peer since.
     pub state: &'static str,
     /// Attempts that failed in a row.
     pub failures: u32,
+}
+
+impl Standing {
+    /// Whether the peer is left alone now, but for one attempt that may be under way.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self.state, "open" | "half_open")
+    }
 }
 
 /// The circuits of all peers.
@@ -149,7 +157,8 @@ impl Breakers {
             .map(|(peer, (circuit, _))| {
                 let (state, failures) = match circuit {
                     Circuit::Closed { failures } => ("closed", *failures),
-                    Circuit::Open { failures, .. } => ("open", *failures),
+                    Circuit::Open { until, failures } if now < *until => ("open", *failures),
+                    Circuit::Open { failures, .. } => ("untried", *failures),
                     Circuit::HalfOpen { failures } => ("half_open", *failures),
                 };
                 Standing { peer: *peer, state, failures }
@@ -183,6 +192,19 @@ mod tests {
         assert!(breakers.succeeded(peer));
         assert_eq!(breakers.admit(peer, now + PAUSE), Admission::Try);
         assert!(breakers.standings(now).is_empty());
+    }
+
+    #[test]
+    fn a_peer_whose_pause_is_over_is_not_left_alone_any_more() {
+        let (mut breakers, peer, now) = tripped();
+        let shown = |breakers: &mut Breakers, at| {
+            let standing = breakers.standings(at).remove(0);
+            (standing.state, standing.is_refused())
+        };
+        assert_eq!(shown(&mut breakers, now), ("open", true));
+        assert_eq!(shown(&mut breakers, now + PAUSE), ("untried", false));
+        assert_eq!(breakers.admit(peer, now + PAUSE), Admission::Probe);
+        assert_eq!(shown(&mut breakers, now + PAUSE), ("half_open", true));
     }
 
     #[test]

@@ -242,7 +242,7 @@ impl Metrics {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.faults.set(count(sidecar.faults.active().len()));
         self.strays.set(count(sidecar.strays.count()));
-        let open = sidecar.circuits.standings().iter().filter(|standing| standing.state != "closed").count();
+        let open = sidecar.circuits.standings().iter().filter(|standing| standing.is_refused()).count();
         self.open_circuits.set(count(open));
         self.lines_lost.inner().store(sidecar.log.lost(), std::sync::atomic::Ordering::Relaxed);
         if let Some(rules) = sidecar.rules() {

@@ -130,7 +130,7 @@
       const open = sum(bare, 'connections');
       alarms.push(['bad', 'Plaintext', `${count(open, 'connection', 'connections')} without encryption, with ${names}`]);
     }
-    const left = list(status.circuits).filter((circuit) => circuit.state !== 'closed');
+    const left = list(status.circuits).filter((circuit) => ['open', 'half_open'].includes(circuit.state));
     if (left.length) alarms.push(['warn', 'Left alone', `${count(left.length, 'peer', 'peers')} after failures in a row`]);
     if (days !== null && days < 7) alarms.push([days < 1 ? 'bad' : 'warn', 'Certificate', `ends in ${span(days * 86400)}`]);
     for (const note of list(status.readiness.notes)) alarms.push(['warn', 'Note', note]);

@@ -43,7 +43,7 @@ fn a_peer_that_cannot_be_had_is_left_alone_until_one_attempt_finds_it_back() {
     let dir = certificates.tls_dir("cart");
     // It takes connections and hangs up: every handshake fails at once.
     let broken = App::serving(drop);
-    let near = Sidecar::between(&dir, broken.address, local(1), &["--breaker-failures=3", "--breaker-pause=1"]);
+    let near = Sidecar::between(&dir, broken.address, local(1), &["--breaker-failures=3", "--breaker-pause=5"]);
     for _ in 0..3 {
         assert_no_byte(&mut connect(near.outbound).unwrap());
     }
@@ -74,8 +74,10 @@ fn a_success_closes_the_circuit() {
     let mut first = connect(near.outbound).unwrap();
     drop(relay.accept().unwrap());
     assert_no_byte(&mut first);
-    eventually("the circuit opens", || (near.status()["circuits"][0]["state"] == "open").then_some(()));
-    std::thread::sleep(Duration::from_millis(1100));
+    eventually("the circuit opens", || near.status()["circuits"][0]["peer"].is_string().then_some(()));
+    // Its pause is over, and nobody has dialled the peer since: nobody is left alone any more.
+    eventually("its pause is over", || (near.status()["circuits"][0]["state"] == "untried").then_some(()));
+    assert!(near.get("/metrics").1.contains("bypassctl_circuits_open 0"));
     let to = far.inbound;
     std::thread::spawn(move || {
         let (mut from, mut to) = (relay.accept().unwrap().0, TcpStream::connect(to).unwrap());
