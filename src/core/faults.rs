@@ -159,6 +159,27 @@ impl Fault {
     }
 }
 
+/// When bytes that came at `begun` may pass, if nothing else is ordered: after all that delays them, each for no longer than
+/// it lasts itself, and not before black holes are over.
+pub fn due<'a>(faults: impl Iterator<Item = &'a Fault>, bytes: usize, begun: Instant) -> Instant {
+    let (mut wait, mut held) = (Duration::ZERO, begun);
+    for fault in faults {
+        let longest = fault.until.saturating_duration_since(begun);
+        wait += match fault.effect {
+            Effect::Delay { milliseconds } => longest.min(Duration::from_millis(milliseconds.into())),
+            Effect::Throttle { bytes_per_second } => {
+                longest.min(Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second)))
+            }
+            Effect::BlackHole => {
+                held = held.max(fault.until);
+                Duration::ZERO
+            }
+            Effect::Abort => Duration::ZERO,
+        };
+    }
+    held.max(begun + wait)
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.effect {
@@ -207,6 +228,22 @@ mod tests {
             let error = order(json).expect_err(json);
             assert!(error.contains(complaint), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn a_shorter_fault_ends_no_other_and_a_black_hole_holds_to_its_end() {
+        let begun = Instant::now();
+        let fault = |effect, seconds| {
+            let until = begun + Duration::from_secs(seconds);
+            Fault { effect, peer: None, direction: None, percent: 100, until }
+        };
+        let after = |faults: &[Fault]| due(faults.iter(), 1000, begun) - begun;
+        let (slow, slower) = (Effect::Delay { milliseconds: 3000 }, Effect::Throttle { bytes_per_second: 500 });
+        assert_eq!(after(&[fault(Effect::Abort, 9)]), Duration::ZERO);
+        assert_eq!(after(&[fault(slow, 60), fault(Effect::Abort, 1)]), Duration::from_secs(3));
+        assert_eq!(after(&[fault(slow, 60), fault(slower, 60)]), Duration::from_secs(5));
+        assert_eq!(after(&[fault(slow, 60), fault(slower, 1)]), Duration::from_secs(4));
+        assert_eq!(after(&[fault(Effect::BlackHole, 7), fault(slow, 1)]), Duration::from_secs(7));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::core::faults::{Effect, Fault, FaultError, MOST, Marked, Order};
+use crate::core::faults::{Effect, Fault, FaultError, MOST, Marked, Order, due};
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
 use crate::proxy::Sidecar;
@@ -85,11 +85,10 @@ pub(super) fn seconds_left(fault: &Fault) -> u64 {
 }
 
 impl Gate {
-    fn effects(&mut self) -> (Vec<Effect>, Option<Instant>) {
+    fn effects(&mut self) -> Vec<Effect> {
         let now = Instant::now();
         let faults = self.active.borrow_and_update();
-        let meeting = || faults.iter().filter(|fault| fault.meets(&self.marked, now));
-        (meeting().map(|fault| fault.effect).collect(), meeting().map(|fault| fault.until).min())
+        faults.iter().filter(|fault| fault.meets(&self.marked, now)).map(|fault| fault.effect).collect()
     }
 
     /// Waits as long as a new connection has to, and no longer than whoever dialled it does.
@@ -97,7 +96,7 @@ impl Gate {
         let mut held = self.clone();
         let mut passed = pin!(held.pass(0));
         loop {
-            let effects = self.effects().0;
+            let effects = self.effects();
             if effects.contains(&Effect::Abort) {
                 return Err(Reason::FaultInjected);
             }
@@ -116,23 +115,19 @@ impl Gate {
 
     /// Waits as long as these bytes have to.
     pub(super) async fn pass(&mut self, bytes: usize) {
+        // What is ordered meanwhile changes how long they wait, and not since when.
+        let begun = Instant::now();
         loop {
-            let (effects, until) = self.effects();
-            let Some(until) = until else { return };
-            let mut wait = Duration::ZERO;
-            for effect in &effects {
-                wait += match effect {
-                    Effect::Delay { milliseconds } => Duration::from_millis((*milliseconds).into()),
-                    Effect::Throttle { bytes_per_second } => {
-                        Duration::from_secs_f64(bytes as f64 / f64::from(*bytes_per_second))
-                    }
-                    Effect::BlackHole | Effect::Abort => Duration::ZERO,
-                };
+            let now = Instant::now();
+            let due = {
+                let faults = self.active.borrow_and_update();
+                due(faults.iter().filter(|fault| fault.meets(&self.marked, now)), bytes, begun)
+            };
+            let left = due.saturating_duration_since(now);
+            if left.is_zero() {
+                return;
             }
-            let held = effects.contains(&Effect::BlackHole);
-            let left = until.saturating_duration_since(Instant::now());
-            let changed = tokio::time::timeout(if held { left } else { wait.min(left) }, self.active.changed()).await;
-            if changed.is_err() && !held {
+            if let Ok(Err(_)) = tokio::time::timeout(left, self.active.changed()).await {
                 return;
             }
         }
@@ -141,7 +136,7 @@ impl Gate {
     /// Comes back when the connection is to be reset.
     pub(super) async fn aborted(&mut self) {
         loop {
-            if self.effects().0.contains(&Effect::Abort) {
+            if self.effects().contains(&Effect::Abort) {
                 return;
             }
             if self.active.changed().await.is_err() {

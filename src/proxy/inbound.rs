@@ -4,6 +4,7 @@
 //! binds the pod's address, not loopback.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -38,8 +39,11 @@ pub(super) async fn meet(
             return Err(reason);
         }
     };
-    let peer = match decide(&peer, unfinished.as_ref(), sidecar, connection).await {
-        Ok(Route::TerminateTls) => terminate(peer, unfinished.as_ref(), sidecar, connection).await?,
+    // What holds it back by order is not the peer's fault, and begins before its time does.
+    let limit = sidecar.config.limits.handshake_timeout;
+    let patience = Patience { started: Instant::now(), limit, unfinished: unfinished.as_ref() };
+    let peer = match decide(&peer, patience, sidecar, connection).await {
+        Ok(Route::TerminateTls) => terminate(peer, patience, sidecar, connection).await?,
         Ok(Route::Passthrough) => {
             connection.plaintext = true;
             sidecar.board.plaintext(connection);
@@ -69,7 +73,7 @@ fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason
 
 async fn decide(
     peer: &TcpStream,
-    unfinished: Option<&Unfinished>,
+    patience: Patience<'_>,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Result<Route, Reason> {
@@ -77,7 +81,6 @@ async fn decide(
     if config.mode == TlsMode::Disabled {
         return Ok(Route::Passthrough);
     }
-    let patience = Patience { started: connection.started, limit: config.limits.handshake_timeout, unfinished };
     let first = first_bytes(peer, patience).await.map_err(|_| Reason::PeerReset)?;
     connection.first = (first != FirstBytes::Tls).then_some(first);
     Ok(route::inbound(config.mode, first))
@@ -85,18 +88,16 @@ async fn decide(
 
 async fn terminate(
     peer: TcpStream,
-    unfinished: Option<&Unfinished>,
+    patience: Patience<'_>,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Result<Peer, Reason> {
     let Some(credentials) = sidecar.credentials() else {
         return Err(connection.fail(Failed::without_credentials()));
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let session = Session::server(&credentials.server);
     let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
-    let limit = sidecar.config.limits.handshake_timeout;
-    let patience = Patience { started: connection.started, limit, unfinished };
     match patience.with(HURRIED, shake_hands(peer, session, sidecar.demands(connection, &credentials))).await {
         Some(Ok((peer, agreed))) => {
             sidecar.shook_hands(connection, started);
@@ -107,13 +108,13 @@ async fn terminate(
             last_word(unsecured.stream).await;
             Err(connection.fail(Failed::of(&unsecured.error)))
         }
-        None => Err(connection.fail(Failed::timed_out(connection.started.elapsed()))),
+        None => Err(connection.fail(Failed::timed_out(patience.started.elapsed()))),
     }
 }
 
 async fn hand_over(peer: Peer, place: Place, sidecar: &Sidecar, connection: &mut Connection) -> Result<Joined, Reason> {
     let Some(target) = connection.target else { return Err(Reason::NotRedirected) };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     match dial(target, FarEnd::App, CONNECT_TIMEOUT).await {
         Ok(app) => {
             sidecar.dialled(connection, started);

@@ -228,6 +228,46 @@ fn a_percentage_is_one_of_a_few_connections_too() {
     assert!((8..=12).contains(&served), "{served} of 20");
 }
 
+/// A fault that ends, and one that is ordered, change nothing for what another one holds.
+#[test]
+fn a_short_fault_ends_no_long_one_and_none_starts_another_anew() {
+    let app = App::echo();
+    let near = plain(&app, &["--fault-injection"]);
+    let mut open = connect(near.outbound).unwrap();
+    assert_echo(&mut open, "before");
+    order(&near, r#"{"kind":"delay","milliseconds":3000,"seconds":60,"direction":"outbound"}"#);
+    order(&near, r#"{"kind":"throttle","bytes_per_second":1000000000,"seconds":1}"#);
+    let begun = Instant::now();
+    assert_echo(&mut open, "held");
+    // There and back again.
+    assert!(begun.elapsed() >= Duration::from_secs(6), "{:?}", begun.elapsed());
+    open.write_all(b"x").unwrap();
+    open.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    // A delay that began anew with each order would never be over.
+    let mut byte = [0];
+    let back = (0..60).any(|_| {
+        if let Ok(1) = open.read(&mut byte) {
+            return true;
+        }
+        order(&near, r#"{"kind":"delay","milliseconds":1,"seconds":1,"peer":"10.0.0.7"}"#);
+        false
+    });
+    assert!(back, "every order begins the delay anew");
+}
+
+/// The time for a handshake begins when no fault holds the connection any more.
+#[test]
+fn a_delay_of_new_connections_is_not_taken_for_a_peers_silence() {
+    let certificates = Certificates::new();
+    let dir = certificates.tls_dir("cart");
+    let app = App::echo();
+    let far = Sidecar::between(&dir, local(1), app.address, &["--fault-injection", "--handshake-timeout=1"]);
+    let near = Sidecar::between(&dir, far.inbound, local(1), &[]);
+    order(&far, r#"{"kind":"delay","milliseconds":2000,"seconds":60}"#);
+    assert_echo(&mut connect(near.outbound).unwrap(), "late");
+    assert!(!far.log().contains("peer_silent"), "{}", far.log());
+}
+
 #[test]
 fn an_order_that_makes_no_sense_says_why() {
     let app = App::echo();
