@@ -28,8 +28,9 @@ mod webhook;
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -38,7 +39,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, Global, LogFormat};
 use crate::core::report::acts_on_terminals;
-use crate::proxy::log::{LogFilter, parse_filter};
+use crate::proxy::log::{Counting, LogFilter, Lost, parse_filter};
 
 /// How a command that ran ended, as the exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,12 +229,13 @@ const MOST_LINES: usize = 4096;
 
 /// Where lines go. A reader that stalls (a container runtime that restarts, a disk that hangs) must not stop what serves:
 /// there a thread of its own writes.
-fn log_writer(command: &Command) -> (BoxMakeWriter, Option<(ErrorCounter, WorkerGuard)>) {
+fn log_writer(command: &Command) -> (BoxMakeWriter, Option<(Lost, WorkerGuard)>) {
     if !matches!(command, Command::Proxy(_) | Command::Webhook(_)) {
         return (BoxMakeWriter::new(std::io::stderr), None);
     }
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MOST_LINES).thread_name("log");
-    let (writer, guard) = builder.finish(std::io::stderr());
-    let lost = writer.error_counter();
+    let unwritten = Arc::default();
+    let (writer, guard) = builder.finish(Counting { to: std::io::stderr(), unwritten: Arc::clone(&unwritten) });
+    let lost = Lost { queued: writer.error_counter(), unwritten };
     (BoxMakeWriter::new(writer), Some((lost, guard)))
 }

@@ -1,6 +1,9 @@
 //! The log's filter, which can be changed while the sidecar runs.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Level;
 use tracing_appender::non_blocking::ErrorCounter;
@@ -55,23 +58,57 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
     Ok(EnvFilter::try_new(text)?)
 }
 
-/// The filter of the running log, and how many of its lines nobody took.
+/// Lines that were lost on their way.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Nobody took them in time.
+    pub queued: ErrorCounter,
+    /// They could not be written, on a full disk for instance.
+    pub unwritten: Arc<AtomicU64>,
+}
+
+/// Counts the lines that cannot be written.
+#[derive(Debug)]
+pub struct Counting<W> {
+    /// Where they go.
+    pub to: W,
+    /// How many did not get there.
+    pub unwritten: Arc<AtomicU64>,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Whoever writes a line gives it up at the first error but this one.
+        self.to.write(bytes).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.unwritten.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// The filter of the running log, and how many of its lines were lost.
 #[derive(Clone)]
 pub struct LogFilter {
     filter: reload::Handle<EnvFilter, Registry>,
-    lost: Option<ErrorCounter>,
+    lost: Option<Lost>,
 }
 
 impl LogFilter {
     /// The filter that a subscriber was made with.
     #[must_use]
-    pub fn new(filter: reload::Handle<EnvFilter, Registry>, lost: Option<ErrorCounter>) -> Self {
+    pub fn new(filter: reload::Handle<EnvFilter, Registry>, lost: Option<Lost>) -> Self {
         Self { filter, lost }
     }
 
-    /// Lines that were lost because nobody took them.
+    /// Lines that were lost because nobody took them, or that could not be written.
     pub(super) fn lost(&self) -> u64 {
-        self.lost.as_ref().map_or(0, |lost| lost.dropped_lines() as u64)
+        let lines = |lost: &Lost| lost.queued.dropped_lines() as u64 + lost.unwritten.load(Ordering::Relaxed);
+        self.lost.as_ref().map_or(0, lines)
     }
 
     /// The filter in force.

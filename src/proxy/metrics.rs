@@ -143,7 +143,7 @@ impl Metrics {
         registry.register("rules_present", "1 if the rules redirect the sidecar's canary to it", rules.clone());
         let rules_whole = Gauge::default();
         let lines_lost = Counter::default();
-        let help = "Log lines that were lost because whoever reads standard error took none";
+        let help = "Log lines that were lost: nobody took them in time, or they could not be written";
         registry.register("log_lines_lost", help, lines_lost.clone());
         let rules_repairs = Counter::default();
         if watches_rules {

@@ -107,6 +107,11 @@ fn a_full_disk_for_logs_stops_nothing() {
     let refused = far.get("/metrics").1;
     let refused = refused.lines().find(|line| line.contains("plaintext_refused")).map(str::to_owned);
     assert!(refused.is_some_and(|line| line.ends_with(" 3")), "a refusal was lost with its log line");
+    eventually("lost lines are counted", || {
+        let metrics = far.get("/metrics").1;
+        let lost = metrics.lines().find_map(|line| line.strip_prefix("bypassctl_log_lines_lost_total "))?;
+        (lost.parse::<u64>().unwrap() >= 3).then_some(())
+    });
 }
 
 /// Promise: whoever reads the log may stall (a container runtime that restarts, a node's disk that hangs): lines are lost
