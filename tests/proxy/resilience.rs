@@ -57,7 +57,10 @@ fn a_peer_that_cannot_be_had_is_left_alone_until_one_attempt_finds_it_back() {
     assert_eq!((circuit["state"].as_str(), circuit["failures"].as_u64()), (Some("open"), Some(3)), "{circuit}");
     assert!(near.get("/metrics").1.contains("bypassctl_circuits_open 1"));
     eventually("one attempt after the pause", || {
-        assert_no_byte(&mut connect(near.outbound).unwrap());
+        // Many are refused until then, and a reset may come before the dial has returned.
+        if let Ok(mut refused) = connect(near.outbound) {
+            assert_no_byte(&mut refused);
+        }
         (broken.accepted() == tried + 1).then_some(())
     });
 }
