@@ -23,6 +23,7 @@ REFUSED = {
     "two ports of one name": "Duplicate value",
     "a document that is no YAML": "error converting YAML to JSON",
     "a number where a text belongs": "env",
+    "a second LD_PRELOAD without the library": "duplicate entries for key",
 }
 
 # A cluster has no budget where there is none; manifests that name none may have one elsewhere. Pods are of a cluster alone.

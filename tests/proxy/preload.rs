@@ -116,18 +116,23 @@ fn add_address(address: &str) {
     assert!(added.success(), "{address}");
 }
 
-/// Promise: whether a program waits or not, and by whatever family, it reaches the app behind its peer's sidecar, over TLS,
-/// and believes that it talks to its peer.
-#[test]
-fn what_an_app_dials_goes_through_both_sidecars() {
+/// Two pods of both families with an app behind the far one's sidecar, and the app's port.
+fn pods() -> (Certificates, App, u16, [Sidecar; 2]) {
     seclude();
     add_address("fd99::2/128");
     let certificates = Certificates::new();
     let dir = certificates.tls_dir("cart");
     let app = App::echo();
     let port = app.address.port();
-    let far = on_ports(&dir, &format!("{FAR},fd99::2"), port, &[]);
-    let near = on_ports(&dir, NEAR, port, &[]);
+    let sidecars = [on_ports(&dir, &format!("{FAR},fd99::2"), port, &[]), on_ports(&dir, NEAR, port, &[])];
+    (certificates, app, port, sidecars)
+}
+
+/// Promise: whether a program waits or not, and by whatever family, it reaches the app behind its peer's sidecar, over TLS,
+/// and believes that it talks to its peer.
+#[test]
+fn what_an_app_dials_goes_through_both_sidecars() {
+    let (_certificates, _app, port, [far, near]) = pods();
     for (peer, family, name) in [(FAR, "4", FAR), (FAR, "6", "::ffff:10.99.0.2"), ("fd99::2", "6", "fd99::2")] {
         for way in ["waiting", "later"] {
             let to = SocketAddr::new(peer.parse().unwrap(), port);
@@ -175,14 +180,7 @@ fn every_way_to_say_connect_is_taken() {
     const MORE: &str = "print(call(name, dialling.fileno(), address, length), dialling.getpeername()[:2])\n\
         dialling.sendall(b'hello')\n\
         print(dialling.recv(5, socket.MSG_WAITALL).decode())";
-    seclude();
-    add_address("fd99::2/128");
-    let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let port = app.address.port();
-    let _far = on_ports(&dir, &format!("{FAR},fd99::2"), port, &[]);
-    let near = on_ports(&dir, NEAR, port, &[]);
+    let (_certificates, _app, port, [_far, near]) = pods();
     let agent = near.outbound.port();
     for (name, host, family, length) in [
         ("connect", "fd99::2", "6", "24"),

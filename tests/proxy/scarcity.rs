@@ -11,17 +11,22 @@ use crate::harness::{
     App, Certificates, DEADLINE, Sidecar, assert_echo, assert_no_byte, connect, eventually, executable, local,
 };
 
+const DESCRIPTORS: usize = 80;
+
+/// A sidecar with few descriptors.
+fn limited(dir: &Path, app: &App, more: &[&str]) -> Sidecar {
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}")).arg(executable()).stderr(Stdio::piped());
+    Sidecar::between_by(&mut limited, dir, local(1), app.address, more)
+}
+
 /// Promise: a sidecar that has no descriptors left waits for some and does not spin, serves whom it has, and serves
 /// whoever waited once there are some again.
 #[test]
 fn without_descriptors_it_waits_and_then_goes_on() {
-    const DESCRIPTORS: usize = 80;
     let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let mut limited = Command::new("prlimit");
-    limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}")).arg(executable()).stderr(Stdio::piped());
-    let far = Sidecar::between_by(&mut limited, &dir, local(1), app.address, &[]);
+    let (dir, app) = (certificates.tls_dir("cart"), App::echo());
+    let far = limited(&dir, &app, &[]);
     let near = Sidecar::between(&dir, far.inbound, local(1), &["--breaker-failures=0"]);
     let mut old = connect(near.outbound).unwrap();
     assert_echo(&mut old, "before");
@@ -54,14 +59,9 @@ fn without_descriptors_it_waits_and_then_goes_on() {
 /// connections as soon as it can. That there may be too few of them is said at the start.
 #[test]
 fn without_descriptors_the_app_is_not_taken_for_gone() {
-    const DESCRIPTORS: usize = 80;
     let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let mut limited = Command::new("prlimit");
-    limited.arg(format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}")).arg(executable()).stderr(Stdio::piped());
-    let more = ["--handshake-timeout=300", "--drain-timeout=300"];
-    let far = Sidecar::between_by(&mut limited, &dir, local(1), app.address, &more);
+    let (dir, app) = (certificates.tls_dir("cart"), App::echo());
+    let far = limited(&dir, &app, &["--handshake-timeout=300", "--drain-timeout=300"]);
     far.log_line(&["fewer files may be open than --max-connections needs", "\"limit\":80"]);
     let near = Sidecar::between(&dir, far.inbound, local(1), &["--breaker-failures=0"]);
     assert!(!near.log().contains("fewer files may be open"), "{}", near.log());
