@@ -202,13 +202,7 @@ fn a_second_connect_says_nothing_to_the_sidecar() {
         dialling.sendall(b'hello')\n\
         dialling.setblocking(True)\n\
         print(dialling.recv(5, socket.MSG_WAITALL).decode())";
-    seclude();
-    let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let port = app.address.port();
-    let _far = on_ports(&dir, FAR, port, &[]);
-    let near = on_ports(&dir, NEAR, port, &[]);
+    let (_certificates, _app, port, [_far, near]) = pods();
     let told = call(port, near.outbound.port(), ["connect", FAR, "4", "16"], MORE);
     assert_eq!(told, "[(0, 0), (-1, 106), (-1, 106)]\nhello\n");
 }
@@ -326,13 +320,7 @@ fn with_settings_that_make_no_sense_everything_is_refused() {
 /// Promise: the sidecar stands between the app's call and its answer in no way: the kernel completes both.
 #[test]
 fn a_sidecar_that_stands_still_holds_up_no_call() {
-    seclude();
-    let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let port = app.address.port();
-    let _far = on_ports(&dir, FAR, port, &[]);
-    let near = on_ports(&dir, NEAR, port, &[]);
+    let (_certificates, _app, port, [_far, near]) = pods();
     near.signal(Signal::SIGSTOP);
     let script = "import socket, sys, time\n\
         dialling = socket.socket()\n\
