@@ -1,8 +1,8 @@
 //! The orderly end.
 //!
 //! A leaving node hands over its shards, and needs its connections for that: so the sidecar serves on until the app's
-//! remoting listener is gone, then stops accepting, ends who has not shown who it is, lets connections end, and closes those that do not. All of it within
-//! `--drain-timeout`; a second signal ends at once.
+//! remoting listener is gone, then stops accepting, ends who has not shown who it is, lets connections end, and closes those
+//! that do not. All of it within `--drain-timeout`; a second signal ends at once.
 
 use std::io;
 use std::net::SocketAddr;

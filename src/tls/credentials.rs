@@ -18,7 +18,7 @@ use crate::core::identity::{Allow, TrustDomain};
 use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, timestamp};
 use crate::tls::files::{self, Bundles, Material, REVOKED};
-use crate::tls::read::{Root, Roots, check_dates, pair, read_chain, read_key, read_retired, read_roots, store};
+use crate::tls::read::{Root, Roots, check_dates, pair, read_anchors, read_chain, read_key, read_roots, store};
 use crate::tls::revocation::{RevocationFacts, read_revocations, stale_lists};
 use crate::tls::verify::{PeerVerifier, Trust, is_revocation};
 
@@ -249,6 +249,11 @@ impl Credentials {
                     if let CredentialError::NotYetValid { not_before, .. } = fault {
                         next_root = next_root.into_iter().chain([not_before]).min();
                     }
+                    // It may be there no more: only a start asks that of it.
+                    let fault = match pem.as_slice() {
+                        [] => format!("{} cannot be read, or is empty or broken", path.display()),
+                        _ => fault.to_string(),
+                    };
                     warnings.push(format!("nobody vouches for trust domain {domain} by this bundle: {fault}"));
                     Vec::new()
                 }
@@ -280,8 +285,8 @@ impl Credentials {
                 "it has no SPIFFE ID and no DNS name that peers could share: say with --allow who may connect",
             ));
         }
-        let now_or_before = [&set.ca].into_iter().chain(set.former.iter().map(|(pem, _)| pem)).chain(&set.retired);
-        let ever = read_retired(now_or_before.chain(set.federated.iter().map(|(_, pem)| pem)));
+        let texts = [&set.ca].into_iter().chain(set.former.iter().map(|(pem, _)| pem)).chain(&set.retired);
+        let ever = read_anchors(texts.chain(set.federated.iter().map(|(_, pem)| pem)));
         let ever = RootCertStore { roots: ever };
         let parts = Parts { own, others, ever, revoked, certified: Arc::new(certified), min_version };
         let roots = parts.facts();

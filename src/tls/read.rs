@@ -180,8 +180,8 @@ pub(super) fn read_roots(pem: &[u8], path: &Path, now: OffsetDateTime) -> Result
     Ok(roots)
 }
 
-/// Roots that count no longer, whatever is wrong with them.
-pub(super) fn read_retired<'a>(texts: impl Iterator<Item = &'a Vec<u8>>) -> Vec<TrustAnchor<'static>> {
+/// All roots of these texts, whether they count or not; what is wrong with others is told elsewhere.
+pub(super) fn read_anchors<'a>(texts: impl Iterator<Item = &'a Vec<u8>>) -> Vec<TrustAnchor<'static>> {
     texts.flat_map(|pem| blocks(pem)).filter_map(|block| Some(root(block).ok()?.0)).collect()
 }
 

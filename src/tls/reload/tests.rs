@@ -207,4 +207,6 @@ fn another_trust_domains_missing_file_stops_a_start_and_no_rotation() {
     write(dir.path(), &next, ca.certificate_pem());
     reloader.look();
     assert!(shows(&reloader, &next));
+    let warnings = reloader.current.borrow().as_ref().unwrap().warnings.clone();
+    assert!(warnings[0].contains("west.pem cannot be read"), "{warnings:?}");
 }
