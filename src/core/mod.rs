@@ -28,6 +28,7 @@ pub mod native;
 pub mod news;
 pub mod outcome;
 pub mod overview;
+pub(crate) mod places;
 pub mod plan;
 pub mod policy;
 pub mod ports;

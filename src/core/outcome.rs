@@ -175,7 +175,9 @@ impl Reason {
             Self::Truncated => "the stream was cut without a TLS close; the other proxy may have been killed",
             Self::TlsBroken => "bytes were changed on the way, or the peer does not keep to TLS; detail says how",
             Self::RefusedByPeer => "the peer's log says why: our certificate may be unknown to it, or not allowed",
-            Self::TooManyUnfinished => "one address may have an eighth of --max-handshakes; see what it is doing",
+            Self::TooManyUnfinished => {
+                "one address may have an eighth of --max-handshakes, and less while all are taken; see what it is doing"
+            }
             Self::TooManyOfPeer => {
                 "one pod may have --max-connections-per-peer; Akka and Pekko open two or three a direction"
             }

@@ -1,10 +1,11 @@
 //! Accepts connections of one direction, never more than the limits allow.
 //!
-//! Invariant: a connection is accepted only once there is room for it; until then it waits in the kernel's backlog.
+//! Invariant: beyond the limits at most one connection is taken from the kernel, to see whose it is; the others wait in its
+//! backlog.
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,74 +13,51 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::core::crowd::{Crowd, Place};
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
 use crate::proxy::connection::Connection;
 use crate::proxy::socket::reset_on_close;
+use crate::proxy::unfinished::{Anteroom, NoPlace, Unfinished};
 use crate::proxy::workers::Seat;
 use crate::proxy::{Joined, Sidecar, inbound, outbound};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The part of all unfinished handshakes that one source address may have.
-const SHARE: u32 = 8;
-
-/// A connection's place among the unfinished ones that arrive, given back once it is authorized. What the app dials has
-/// none: it is our own pod, and peers that are gone must not keep it from those that live.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    room: OwnedSemaphorePermit,
-    most: usize,
-    _place: Place,
-}
-
-impl Unfinished {
-    /// Whether so many are unfinished that others may have to wait.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.room.semaphore().available_permits() < self.most / 2
-    }
-}
-
 /// Accepts until the sidecar stops accepting.
 pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidecar: Arc<Sidecar>) {
     let limits = &sidecar.config.limits;
     let open = Arc::new(Semaphore::new(limits.max_connections as usize));
-    let unfinished = Arc::new(Semaphore::new(limits.max_handshakes as usize));
-    let most = limits.max_handshakes as usize;
-    let crowd = Crowd::new(most.div_ceil(SHARE as usize));
+    let anteroom = Anteroom::new(limits.max_handshakes);
     let stop = sidecar.lifecycle.stop_accepting.clone();
     let mut pause = FIRST_PAUSE;
     let mut turn = 0;
     loop {
         let next = async {
-            let open = room(&open, "--max-connections", direction, &sidecar).await;
+            let open = room(&open, direction, &sidecar).await;
+            turn += 1;
+            let (stream, from) = poll_fn(|cx| poll_accept(&listeners, turn, cx)).await?;
             let unfinished = match direction {
-                Direction::Inbound => Some(room(&unfinished, "--max-handshakes", direction, &sidecar).await),
+                Direction::Inbound => Some(enter(&anteroom, from.ip(), &sidecar).await),
                 Direction::Outbound => None,
             };
-            turn += 1;
-            ((open, unfinished), poll_fn(|cx| poll_accept(&listeners, turn, cx)).await)
+            io::Result::Ok((open, stream, from, unfinished.transpose()))
         };
-        let ((open, unfinished), accepted) = tokio::select! {
+        let next = tokio::select! {
             () = stop.cancelled() => return,
             next = next => next,
         };
-        match accepted {
-            Ok((stream, from)) => {
+        match next {
+            Ok((open, stream, from, unfinished)) => {
                 pause = FIRST_PAUSE;
                 let unfinished = match unfinished {
-                    None => None,
-                    Some(room) => match crowd.enter(from.ip()) {
-                        Some(place) => Some(Unfinished { room, most, _place: place }),
-                        None => {
-                            reset_on_close(&stream);
-                            let mut refused = sidecar.board.connection(direction, from, &sidecar.metrics);
-                            sidecar.ended(&mut refused, Reason::TooManyUnfinished);
-                            continue;
-                        }
-                    },
+                    Ok(unfinished) => unfinished,
+                    Err(reason) => {
+                        reset_on_close(&stream);
+                        let mut refused = sidecar.board.connection(direction, from, &sidecar.metrics);
+                        sidecar.ended(&mut refused, reason);
+                        continue;
+                    }
                 };
                 // The socket belongs to the reactor of the thread that serves it.
                 let Ok(stream) = stream.into_std() else { continue };
@@ -101,25 +79,43 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
     }
 }
 
-/// A place, once there is one. Who is kept waiting sees nothing but silence, so the log and a metric say it.
-async fn room(
-    semaphore: &Arc<Semaphore>,
-    option: &'static str,
-    direction: Direction,
-    sidecar: &Sidecar,
-) -> OwnedSemaphorePermit {
-    if let Ok(place) = Arc::clone(semaphore).try_acquire_owned() {
+/// Room for one more connection, once there is some.
+async fn room(open: &Arc<Semaphore>, direction: Direction, sidecar: &Sidecar) -> OwnedSemaphorePermit {
+    if let Ok(place) = Arc::clone(open).try_acquire_owned() {
         return place;
     }
+    say_full(sidecar, direction, "--max-connections");
+    Arc::clone(open).acquire_owned().await.expect("nobody closes this semaphore")
+}
+
+/// A place among the unfinished, once there is one, unless the source has too many.
+async fn enter(anteroom: &Arc<Anteroom>, source: IpAddr, sidecar: &Sidecar) -> Result<Unfinished, Reason> {
+    let mut is_said = false;
+    loop {
+        match anteroom.enter(source) {
+            Ok(place) => return Ok(place),
+            Err(NoPlace::Greedy) => return Err(Reason::TooManyUnfinished),
+            Err(NoPlace::Full) => {
+                if !is_said {
+                    say_full(sidecar, Direction::Inbound, "--max-handshakes");
+                    is_said = true;
+                }
+                anteroom.freed().await;
+            }
+        }
+    }
+}
+
+/// Who is kept waiting sees nothing but silence, so the log and a metric say it.
+fn say_full(sidecar: &Sidecar, direction: Direction, option: &'static str) {
     sidecar.metrics.waited(direction, option);
     if sidecar.full.may_say(option) {
         tracing::warn!(
             direction = direction.name(),
             option,
-            "as many connections as may be: others wait in the kernel until one of them ends"
+            "as many connections as may be: others wait until one of them ends"
         );
     }
-    Arc::clone(semaphore).acquire_owned().await.expect("nobody closes this semaphore")
 }
 
 /// Asks the listeners in turn, so that a flood on one cannot starve another.
@@ -185,8 +181,8 @@ async fn meet(
     let (stream, unfinished) = *arrived;
     // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
     let stream = TcpStream::from_std(stream).ok()?;
-    match connection.direction {
-        Direction::Inbound => Some(inbound::meet(stream, unfinished, sidecar, connection).await),
-        Direction::Outbound => outbound::meet(stream, sidecar, connection).await,
+    match unfinished {
+        Some(unfinished) => Some(inbound::meet(stream, unfinished, sidecar, connection).await),
+        None => outbound::meet(stream, sidecar, connection).await,
     }
 }

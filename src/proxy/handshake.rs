@@ -17,8 +17,8 @@ use crate::core::identity::{PeerIdentity, TrustDomain};
 use crate::core::outcome::Reason;
 use crate::core::policy::{Denied, PeerAddress, allowed_text, authorize_address};
 use crate::core::wire::{ENOUGH, FirstBytes};
-use crate::proxy::accept::Unfinished;
 use crate::proxy::pump::Peer;
+use crate::proxy::unfinished::Unfinished;
 use crate::tls::{Buffer, CertificateFacts, Session, denial, denied, distrust};
 
 /// How often to look for more bytes where those that came decide nothing: the kernel wakes a reader only once for them.
@@ -203,7 +203,7 @@ impl Failed {
 pub(super) struct Patience<'a> {
     pub(super) started: Instant,
     pub(super) limit: Duration,
-    pub(super) unfinished: Option<&'a Unfinished>,
+    pub(super) unfinished: &'a Unfinished,
 }
 
 impl Patience<'_> {
@@ -211,8 +211,7 @@ impl Patience<'_> {
     pub(super) async fn with<T>(self, hurried: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         loop {
-            let is_crowded = self.unfinished.is_some_and(Unfinished::is_crowded);
-            let limit = if is_crowded { self.limit.min(hurried) } else { self.limit };
+            let limit = if self.unfinished.is_crowded() { self.limit.min(hurried) } else { self.limit };
             let left = limit.checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())?;
             if let Ok(done) = tokio::time::timeout(left.min(ASK_AGAIN), &mut work).await {
                 return Some(done);

@@ -12,18 +12,18 @@ use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode, TrafficPath};
 use crate::core::wire::FirstBytes;
-use crate::proxy::accept::Unfinished;
 use crate::proxy::connection::Connection;
 use crate::proxy::handshake::{Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
+use crate::proxy::unfinished::Unfinished;
 use crate::proxy::{Joined, Sidecar};
 use crate::tls::Session;
 
 /// Lets the peer in and dials the app.
 pub(super) async fn meet(
     peer: TcpStream,
-    unfinished: Option<Unfinished>,
+    unfinished: Unfinished,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Result<Joined, Reason> {
@@ -41,23 +41,36 @@ pub(super) async fn meet(
     };
     // What holds it back by order is not the peer's fault, and begins before its time does.
     let limit = sidecar.config.limits.handshake_timeout;
-    let patience = Patience { started: Instant::now(), limit, unfinished: unfinished.as_ref() };
-    let peer = match decide(&peer, patience, sidecar, connection).await {
-        Ok(Route::TerminateTls) => terminate(peer, patience, sidecar, connection).await?,
+    let patience = Patience { started: Instant::now(), limit, unfinished: &unfinished };
+    let Some(secured) = unfinished.keep(secure(peer, patience, sidecar, connection)).await else {
+        return Err(Reason::TooManyUnfinished);
+    };
+    let peer = secured?;
+    drop(unfinished);
+    hand_over(peer, place, sidecar, connection).await
+}
+
+/// The peer, authorized.
+async fn secure(
+    peer: TcpStream,
+    patience: Patience<'_>,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Result<Peer, Reason> {
+    match decide(&peer, patience, sidecar, connection).await {
+        Ok(Route::TerminateTls) => terminate(peer, patience, sidecar, connection).await,
         Ok(Route::Passthrough) => {
             connection.plaintext = true;
             sidecar.board.plaintext(connection);
             sidecar.metrics.plaintext_accepted.inc();
-            Peer::in_plaintext(peer)
+            Ok(Peer::in_plaintext(peer))
         }
         Ok(Route::OriginateTls { .. }) => unreachable!("an arriving connection never begins TLS"),
         Ok(Route::Reject(reason)) | Err(reason) => {
             reset_on_close(&peer);
-            return Err(reason);
+            Err(reason)
         }
-    };
-    drop(unfinished);
-    hand_over(peer, place, sidecar, connection).await
+    }
 }
 
 fn destination(peer: &TcpStream, sidecar: &Sidecar) -> Result<SocketAddr, Reason> {

@@ -32,6 +32,7 @@ mod socket;
 mod strays;
 mod trace;
 mod traffic;
+mod unfinished;
 mod workers;
 
 use std::io;
