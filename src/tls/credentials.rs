@@ -19,7 +19,7 @@ use crate::core::sidecar::{TlsFiles, TlsVersion};
 use crate::tls::certificate::{CertificateFacts, timestamp};
 use crate::tls::files::{self, Bundles, Material, REVOKED};
 use crate::tls::read::{Root, Roots, check_dates, pair, read_anchors, read_chain, read_key, read_roots, store};
-use crate::tls::revocation::{RevocationFacts, read_revocations, stale_lists};
+use crate::tls::revocation::{RevocationFacts, doubts, read_revocations};
 use crate::tls::verify::{PeerVerifier, Trust, is_revocation};
 
 /// What is wrong with credentials.
@@ -265,11 +265,7 @@ impl Credentials {
         }
         let (revoked, revocations) = match files.revoked.as_deref() {
             None => Default::default(),
-            Some(path) => {
-                let (lists, facts) = read_revocations(&set.revoked, path)?;
-                warnings.extend(stale_lists(&facts, path, now));
-                (lists, facts)
-            }
+            Some(path) => read_revocations(&set.revoked, path)?,
         };
 
         if let [usage] = leaf.usages[..] {
@@ -288,6 +284,9 @@ impl Credentials {
         let texts = [&set.ca].into_iter().chain(set.former.iter().map(|(pem, _)| pem)).chain(&set.retired);
         let ever = read_anchors(texts.chain(set.federated.iter().map(|(_, pem)| pem)));
         let ever = RootCertStore { roots: ever };
+        if let Some(path) = &files.revoked {
+            warnings.extend(doubts(&revocations, path, now, &ever, &facts));
+        }
         let parts = Parts { own, others, ever, revoked, certified: Arc::new(certified), min_version };
         let roots = parts.facts();
         let Assembled { client, server, verifier } = parts.assemble(&allowed).map_err(|error| {
@@ -337,7 +336,7 @@ impl Credentials {
         let (revoked, revocations) = if pem.is_empty() { Default::default() } else { read_revocations(pem, path)? };
         let mut warnings = self.warnings.clone();
         warnings.retain(|warning| !warning.starts_with(REVOKED));
-        warnings.extend(stale_lists(&revocations, path, now));
+        warnings.extend(doubts(&revocations, path, now, &self.parts.ever, &self.chain));
         let changed = self.with_parts(Parts { revoked, ..self.parts.clone() }).map_err(|error| {
             CredentialError::NotUsable { what: REVOKED, path: path.to_owned(), detail: error.to_string() }
         })?;

@@ -187,6 +187,29 @@ fn a_list_that_is_out_of_date_counts_and_is_named() {
 }
 
 #[test]
+fn a_list_of_an_authority_that_nobody_knows_is_named() {
+    let (ca, stranger) = (DevelopmentCa::new("a").unwrap(), DevelopmentCa::new("b").unwrap());
+    let own = ca.issue(&request()).unwrap();
+    let files = TlsFiles { revoked: Some("/d/crl.pem".into()), ..files() };
+    let lists = ca.revoke(&[], 1).unwrap() + &stranger.revoke(&[], 1).unwrap();
+    let set = Material { revoked: lists.into_bytes(), ..material(&own, &ca) };
+    let credentials = check_all(&set, &files, &[]).unwrap();
+    assert_eq!(
+        credentials.warnings,
+        [
+            "revocation list /d/crl.pem: the list of CN=b: no CA here has that name, so it revokes nothing, except where \
+          peers show one that has"
+        ]
+    );
+    // Lists that replace these replace what was said of them; an authority that is going is still known.
+    let path = Path::new("/d/crl.pem");
+    let mended = credentials.with_revocations(ca.revoke(&[], 1).unwrap().as_bytes(), path, OffsetDateTime::now_utc());
+    assert!(mended.unwrap().warnings.is_empty());
+    let retired = Material { retired: vec![stranger.certificate_pem().as_bytes().to_vec()], ..set };
+    assert!(check_all(&retired, &files, &[]).unwrap().warnings.is_empty());
+}
+
+#[test]
 fn roots_of_another_trust_domain_vouch_for_it_alone() {
     let (ours, theirs) = (DevelopmentCa::new("ours").unwrap(), DevelopmentCa::new("theirs").unwrap());
     let of =
