@@ -1,10 +1,13 @@
 //! Prometheus metrics; every name begins with `bypassctl_`.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -45,6 +48,36 @@ struct ByFamily {
     family: &'static str,
 }
 
+/// When credentials end, in seconds since 1970. Without credentials there is no such time, and no metric of it: a 0 would
+/// set off the alarm of whoever compares it with now.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    leaf: Gauge,
+    roots: Gauge,
+}
+
+impl Collector for Ends {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, end) in [
+            (
+                "certificate_not_after_timestamp_seconds",
+                "When our certificate expires, in seconds since 1970",
+                &self.leaf,
+            ),
+            (
+                "roots_not_after_timestamp_seconds",
+                "When the first of our roots expires, in seconds since 1970",
+                &self.roots,
+            ),
+        ] {
+            if end.get() != 0 {
+                end.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -69,8 +102,7 @@ pub(super) struct Metrics {
     open_circuits: Gauge,
     overdue: Gauge,
     ready: Gauge,
-    not_after: Gauge,
-    roots_not_after: Gauge,
+    ends: Ends,
     reloads_ok: Counter<u64, AtomicU64>,
     reloads_failed: Counter<u64, AtomicU64>,
 }
@@ -153,12 +185,8 @@ impl Metrics {
         }
         let ready = Gauge::default();
         registry.register("ready", "1 if /ready says so", ready.clone());
-        let not_after = Gauge::default();
-        let help = "When our certificate expires, in seconds since 1970";
-        registry.register("certificate_not_after_timestamp_seconds", help, not_after.clone());
-        let roots_not_after = Gauge::default();
-        let help = "When the first of our roots expires, in seconds since 1970";
-        registry.register("roots_not_after_timestamp_seconds", help, roots_not_after.clone());
+        let ends = Ends::default();
+        registry.register_collector(Box::new(ends.clone()));
         let reloads_ok = Counter::default();
         registry.register("certificate_reloads", "Times that changed credentials were taken", reloads_ok.clone());
         let reloads_failed = Counter::default();
@@ -188,8 +216,7 @@ impl Metrics {
             open_circuits,
             overdue,
             ready,
-            not_after,
-            roots_not_after,
+            ends,
             reloads_ok,
             reloads_failed,
         }
@@ -250,9 +277,9 @@ impl Metrics {
             self.rules_repairs.inner().store(rules.repairs, std::sync::atomic::Ordering::Relaxed);
         }
         if let Some(credentials) = sidecar.credentials() {
-            self.not_after.set(credentials.leaf.not_after.unix_timestamp());
+            self.ends.leaf.set(credentials.leaf.not_after.unix_timestamp());
             let first = credentials.roots.iter().map(|root| root.not_after.unix_timestamp()).min();
-            self.roots_not_after.set(first.unwrap_or_default());
+            self.ends.roots.set(first.unwrap_or_default());
         }
         if let Some(state) = sidecar.reload_state() {
             use std::sync::atomic::Ordering::Relaxed;

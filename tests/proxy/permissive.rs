@@ -102,6 +102,8 @@ fn disabled_passes_plaintext_both_ways() {
     let near = Sidecar::start(&["--mode", "disabled", "--outbound-target", &inbound]);
     assert_echo(&mut connect(near.outbound).unwrap(), "as it is");
     assert!(near.get("/ready").1.contains("note: mode disabled"));
+    // A time of 0 would be an alarm that never ends.
+    assert!(!near.get("/metrics").1.contains("not_after_timestamp"), "there is no certificate to end");
 }
 
 /// Promise: past its day permissive mode says so everywhere, and stays ready.
