@@ -2,7 +2,6 @@
 //!
 //! Invariant: the data path never waits for it. What cannot be told is logged once, and tried again.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -15,15 +14,15 @@ use tokio::sync::watch;
 
 use crate::cluster::client::causes;
 use crate::core::inject::GATE;
-use crate::core::news::{News, Standing, between};
+use crate::core::news::{News, Refused, Standing, between, tell_of};
 
 /// News of the last seconds come together.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Kubernetes forgets nothing; but somebody may have written over it, and an API server may have been away.
 const REPEAT: Duration = Duration::from_secs(60);
+/// How long a reason stands before another one takes its place.
+const REASONS: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(5);
-/// A pod that anybody can call must not be a way to fill the namespace's events.
-const MOST_REFUSED: usize = 64;
 /// The API takes no longer one, in bytes.
 const LONGEST_ACTION: usize = 128;
 /// The API takes no longer one, in bytes.
@@ -52,13 +51,14 @@ impl Announcer {
         let reporter = Reporter { controller: "bypassctl.io/proxy".to_owned(), instance: Some(self.pod.clone()) };
         let recorder = Recorder::new(self.client.clone(), reporter);
         let (mut before, mut was) = (Standing::default(), OffsetDateTime::now_utc());
-        let mut told: Option<(bool, tokio::time::Instant)> = None;
+        let mut told: Option<Told> = None;
+        let mut turned = was;
         let mut faults = Faults::default();
-        let mut refused = BTreeSet::new();
+        let mut refused = Refused::new();
         loop {
             let mut after = standing.borrow_and_update().clone();
             let now = OffsetDateTime::now_utc();
-            refused.extend(after.refused.iter().take(MOST_REFUSED.saturating_sub(refused.len())).cloned());
+            tell_of(&after.refused, &mut refused);
             after.refused.clone_from(&refused);
             if self.events {
                 for news in between(&before, &after, was, now) {
@@ -69,13 +69,16 @@ impl Announcer {
                     );
                 }
             }
+            if after.ready != before.ready {
+                turned = now;
+            }
             (before, was) = (after, now);
-            if self.condition && told.is_none_or(|(ready, at)| ready != before.ready || at.elapsed() > REPEAT) {
-                let set = self.set_condition(&before, now).await;
+            if self.condition && told.as_ref().is_none_or(|told| told.is_old(&before)) {
+                let set = self.set_condition(&before, turned).await;
                 let failed = set.is_err();
                 faults.note("the pod's condition", "patch on pods/status", set);
                 // Not told: again after a while, whatever it is then.
-                told = if failed { None } else { Some((before.ready, tokio::time::Instant::now())) };
+                told = (!failed).then(|| Told::of(&before));
                 if failed {
                     tokio::time::sleep(RETRY).await;
                 }
@@ -114,16 +117,37 @@ impl Announcer {
         recorder.publish(&event, &pod).await
     }
 
-    async fn set_condition(&self, standing: &Standing, now: OffsetDateTime) -> Result<(), kube::Error> {
+    /// Written again with the same `turned` it changes nothing, and costs the API server no write.
+    async fn set_condition(&self, standing: &Standing, turned: OffsetDateTime) -> Result<(), kube::Error> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let (status, reason) = if standing.ready { ("True", "Ready") } else { ("False", "NotReady") };
         let condition = json!({
             "type": GATE, "status": status, "reason": reason, "message": cut(&standing.why_not, LONGEST_NOTE),
-            "lastTransitionTime": now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default(),
+            "lastTransitionTime": turned.replace_nanosecond(0).unwrap_or(turned).format(&Rfc3339).unwrap_or_default(),
         });
         // Conditions are merged by their type, so the kubelet's are not written. Of another pod of this name nothing is.
         let patch = json!({"metadata": {"uid": self.uid}, "status": {"conditions": [condition]}});
         pods.patch_status(&self.pod, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
+    }
+}
+
+/// What the condition says, and since when.
+struct Told {
+    ready: bool,
+    why_not: String,
+    at: tokio::time::Instant,
+}
+
+impl Told {
+    fn of(standing: &Standing) -> Self {
+        Self { ready: standing.ready, why_not: standing.why_not.clone(), at: tokio::time::Instant::now() }
+    }
+
+    /// Whether it has to be told again. Reasons may change with every look; whether it is ready does not wait.
+    fn is_old(&self, standing: &Standing) -> bool {
+        self.ready != standing.ready
+            || (self.why_not != standing.why_not && self.at.elapsed() > REASONS)
+            || self.at.elapsed() > REPEAT
     }
 }
 

@@ -8,8 +8,11 @@ use time::{Duration, OffsetDateTime};
 
 /// A certificate that ends sooner than this, and is not renewed, is news.
 const SOON: Duration = Duration::DAY;
-/// Events are for people; the rest is counted, and in `/status`.
-const MOST_PEERS: usize = 8;
+/// How many refused peers are told of at a time: events come second by second, and are for people.
+const PEERS_AT_ONCE: usize = 8;
+/// And how many in all: a pod that anybody can call must not be a way to fill the namespace's events. The rest is counted,
+/// and in `/status`.
+const MOST_PEERS: usize = 64;
 
 /// The state that matters, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +26,17 @@ pub struct Standing {
     /// When our certificate ends.
     pub not_after: Option<OffsetDateTime>,
     /// Peers that were refused since the sidecar started, with the reason.
-    pub refused: BTreeSet<(String, String)>,
+    pub refused: Refused,
+}
+
+/// Refused peers, each with the reason.
+pub type Refused = BTreeSet<(String, String)>;
+
+/// Adds to those that have been told of the next ones, no more than may be told of at once.
+pub fn tell_of(refused: &Refused, told: &mut Refused) {
+    let room = MOST_PEERS.saturating_sub(told.len()).min(PEERS_AT_ONCE);
+    let next: Vec<_> = refused.difference(told).take(room).cloned().collect();
+    told.extend(next);
 }
 
 /// One event.
@@ -71,7 +84,7 @@ pub fn between(before: &Standing, after: &Standing, was: OffsetDateTime, now: Of
             );
         }
     }
-    for (peer, reason) in after.refused.difference(&before.refused).take(MOST_PEERS) {
+    for (peer, reason) in after.refused.difference(&before.refused) {
         tell(true, "RemotingPeerRefused", format!("{peer} was refused: {reason}"));
     }
     news
@@ -124,8 +137,23 @@ mod tests {
         };
         assert_eq!(reasons(&with(&["a"]), &with(&["a", "b"])), ["RemotingPeerRefused"]);
         assert!(reasons(&with(&["a"]), &with(&["a"])).is_empty());
-        let many: Vec<String> = (0..100).map(|peer| peer.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(reasons(&with(&[]), &with(&many)).len(), MOST_PEERS);
+    }
+
+    #[test]
+    fn many_refused_peers_are_told_of_one_after_the_other_and_not_without_end() {
+        let peers =
+            |from: u32, to: u32| (from..to).map(|peer| (peer.to_string(), "denied".to_owned())).collect::<Refused>();
+        let mut told = Refused::new();
+        tell_of(&peers(200, 230), &mut told);
+        assert_eq!(told.len(), PEERS_AT_ONCE);
+        for _ in 0..3 {
+            tell_of(&peers(200, 230), &mut told);
+        }
+        assert_eq!(told, peers(200, 230));
+        for _ in 0..20 {
+            // Those that sort before the ones that have been told of are told of all the same.
+            tell_of(&peers(100, 230), &mut told);
+        }
+        assert_eq!(told.len(), MOST_PEERS);
     }
 }
