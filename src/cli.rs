@@ -247,7 +247,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "BYPASSCTL_HANDSHAKE_TIMEOUT", default_value_t = 10, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=300))]
     pub handshake_timeout: u64,
-    /// Arriving handshakes that may be unfinished at a time; once half as many are, each has 2 seconds
+    /// Arriving handshakes that may be unfinished at a time; while others wait for one, each has 2 seconds
     #[arg(long, env = "BYPASSCTL_MAX_HANDSHAKES", default_value_t = 256, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_handshakes: u32,

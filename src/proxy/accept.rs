@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::core::outcome::Reason;
 use crate::core::route::Direction;
 use crate::proxy::connection::Connection;
-use crate::proxy::socket::reset_on_close;
+use crate::proxy::handshake::Seen;
 use crate::proxy::unfinished::{Anteroom, NoPlace, Unfinished};
 use crate::proxy::workers::Seat;
 use crate::proxy::{Joined, Sidecar, inbound, outbound};
@@ -24,36 +24,47 @@ use crate::proxy::{Joined, Sidecar, inbound, outbound};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// What an accepted connection has.
+#[derive(Debug)]
+enum Place {
+    /// The app's: room for as long as it lives.
+    Own(OwnedSemaphorePermit),
+    /// A stranger's: a place until it has shown who it is.
+    Strangers(Unfinished),
+}
+
 /// Accepts until the sidecar stops accepting.
 pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidecar: Arc<Sidecar>) {
     let limits = &sidecar.config.limits;
     let open = Arc::new(Semaphore::new(limits.max_connections as usize));
-    let anteroom = Anteroom::new(limits.max_handshakes);
+    let anteroom = Anteroom::new(limits.max_handshakes, Arc::clone(&open));
     let stop = sidecar.lifecycle.stop_accepting.clone();
     let mut pause = FIRST_PAUSE;
     let mut turn = 0;
     loop {
         let next = async {
-            let open = room(&open, direction, &sidecar).await;
+            let room = room(&open, direction, &sidecar).await;
+            // Who has not shown who it is takes no room from those who have.
+            let own = (direction == Direction::Outbound).then_some(room);
             turn += 1;
             let (stream, from) = poll_fn(|cx| poll_accept(&listeners, turn, cx)).await?;
-            let unfinished = match direction {
-                Direction::Inbound => Some(enter(&anteroom, from.ip(), &sidecar).await),
-                Direction::Outbound => None,
+            let place = match own {
+                Some(room) => Ok(Place::Own(room)),
+                None => enter(&anteroom, from.ip(), &sidecar).await.map(Place::Strangers),
             };
-            io::Result::Ok((open, stream, from, unfinished.transpose()))
+            io::Result::Ok((stream, from, place))
         };
         let next = tokio::select! {
             () = stop.cancelled() => return,
             next = next => next,
         };
         match next {
-            Ok((open, stream, from, unfinished)) => {
+            Ok((stream, from, place)) => {
                 pause = FIRST_PAUSE;
-                let unfinished = match unfinished {
-                    Ok(unfinished) => unfinished,
+                let place = match place {
+                    Ok(place) => place,
                     Err(reason) => {
-                        reset_on_close(&stream);
+                        inbound::refuse(&stream, &Seen::default(), &sidecar);
                         let mut refused = sidecar.board.connection(direction, from, &sidecar.metrics);
                         sidecar.ended(&mut refused, reason);
                         continue;
@@ -62,13 +73,15 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
                 // The socket belongs to the reactor of the thread that serves it.
                 let Ok(stream) = stream.into_std() else { continue };
                 let (worker, seat) = sidecar.workers.least_busy();
-                let served = serve(stream, from, direction, Arc::clone(&sidecar), (open, seat), unfinished);
+                let served = serve(stream, from, direction, Arc::clone(&sidecar), seat, place);
                 sidecar.lifecycle.connections.spawn_on(served, worker);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 sidecar.metrics.accept_error(direction);
-                // Out of descriptors or memory: trying again at once would only burn the processor.
+                // Out of descriptors or memory: strangers are not to keep what they have of them from peers, and trying again at
+                // once would only burn the processor.
+                anteroom.relieve();
                 if pause == FIRST_PAUSE {
                     tracing::warn!(direction = direction.name(), %error, "cannot accept connections; trying again");
                 }
@@ -145,13 +158,13 @@ fn serve(
     from: SocketAddr,
     direction: Direction,
     sidecar: Arc<Sidecar>,
-    kept: (OwnedSemaphorePermit, Seat),
-    unfinished: Option<Unfinished>,
+    seat: Seat,
+    place: Place,
 ) -> impl Future<Output = ()> + Send {
     let mut connection = sidecar.board.connection(direction, from, &sidecar.metrics);
-    let arrived = Box::new((stream, unfinished));
+    let arrived = Box::new((stream, place));
     async move {
-        let _kept = &kept;
+        let _seat = &seat;
         // Once nobody is accepted any more the app has gone, or has had its time: a stranger that says nothing is not waited for.
         let stop = match direction {
             Direction::Inbound => &sidecar.lifecycle.stop_accepting,
@@ -174,15 +187,15 @@ fn serve(
 
 /// App and peer; `None` if there is nothing to be said of the connection.
 async fn meet(
-    arrived: Box<(std::net::TcpStream, Option<Unfinished>)>,
+    arrived: Box<(std::net::TcpStream, Place)>,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Option<Result<Joined, Reason>> {
-    let (stream, unfinished) = *arrived;
+    let (stream, place) = *arrived;
     // A socket that cannot be registered is out of kernel memory; closing it tells the other side.
     let stream = TcpStream::from_std(stream).ok()?;
-    match unfinished {
-        Some(unfinished) => Some(inbound::meet(stream, unfinished, sidecar, connection).await),
-        None => outbound::meet(stream, sidecar, connection).await,
+    match place {
+        Place::Strangers(unfinished) => Some(inbound::meet(stream, unfinished, sidecar, connection).await),
+        Place::Own(room) => outbound::meet(stream, room, sidecar, connection).await,
     }
 }

@@ -1,13 +1,14 @@
 //! TLS handshakes: their limits in time, and what their failures mean.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{CipherSuite, CommonState, Error, ProtocolVersion};
+use rustls::{AlertDescription, CipherSuite, CommonState, Error, ProtocolVersion};
 use rustls_pki_types::CertificateDer;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use crate::core::outcome::Reason;
 use crate::core::policy::{Denied, PeerAddress, allowed_text, authorize_address};
 use crate::core::wire::{ENOUGH, FirstBytes};
 use crate::proxy::pump::Peer;
+use crate::proxy::socket::{hung_up, reset_on_close};
 use crate::proxy::unfinished::Unfinished;
 use crate::tls::{Buffer, CertificateFacts, Session, denial, denied, distrust};
 
@@ -211,7 +213,7 @@ impl Patience<'_> {
     pub(super) async fn with<T>(self, hurried: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         loop {
-            let limit = if self.unfinished.is_crowded() { self.limit.min(hurried) } else { self.limit };
+            let limit = if self.unfinished.is_pressed() { self.limit.min(hurried) } else { self.limit };
             let left = limit.checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())?;
             if let Ok(done) = tokio::time::timeout(left.min(ASK_AGAIN), &mut work).await {
                 return Some(done);
@@ -226,8 +228,8 @@ pub(super) async fn first_bytes(stream: &TcpStream, patience: Patience<'_>) -> i
     let undecided = async {
         loop {
             let n = stream.peek(&mut bytes).await?;
-            // A peer that has closed sends no more.
-            if n == 0 || !FirstBytes::is_undecided(&bytes[..n]) {
+            // Who has hung up sends no more.
+            if n == 0 || !FirstBytes::is_undecided(&bytes[..n]) || hung_up(stream).is_some() {
                 return Ok::<_, io::Error>(n);
             }
             tokio::time::sleep(PEEK_PERIOD).await;
@@ -268,23 +270,23 @@ pub(super) async fn last_word(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LAST_WORD, drain).await;
 }
 
-/// A handshake that came to nothing.
-#[derive(Debug)]
-pub(super) struct Unsecured {
-    pub(super) error: io::Error,
-    pub(super) stream: TcpStream,
-    /// The first byte of the peer's answer.
+/// What a handshake has come to so far, for whoever ends it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The first byte of the peer's.
     first_byte: Option<u8>,
+    /// Whether anything was answered to it.
+    answered: bool,
 }
 
-impl Unsecured {
+impl Seen {
     /// Whether the peer showed that it speaks no TLS: it hung up without a byte, or sent something that is no TLS record
     /// (content types 20 to 24; RFC 8446, section 5.1, and RFC 6520).
-    pub(super) fn speaks_no_tls(&self) -> bool {
+    pub(super) fn speaks_no_tls(&self, error: &io::Error) -> bool {
         match self.first_byte {
             Some(byte) => !(20..=24).contains(&byte),
             None => matches!(
-                self.error.kind(),
+                error.kind(),
                 io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::ConnectionAborted
@@ -292,34 +294,68 @@ impl Unsecured {
             ),
         }
     }
+
+    /// Whether the peer had no time for a handshake: its first word was what [`turn_away`] says.
+    pub(super) fn was_turned_away(&self, error: &io::Error) -> bool {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        self.first_byte == Some(TURNED_AWAY[0])
+            && matches!(tls, Some(Error::AlertReceived(AlertDescription::InternalError)))
+    }
+}
+
+/// A fatal alert, internal_error (RFC 8446, sections 5.1 and 6.2): it blames nobody, and no other says that there is no room.
+const TURNED_AWAY: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
+/// Refuses whoever wants TLS, or has not said yet what it wants, before a handshake has begun; without a word a peer that may
+/// use plaintext would take us for one that speaks no TLS. Never waits.
+pub(super) fn turn_away(stream: &TcpStream, seen: &Seen) {
+    let socket = SockRef::from(stream);
+    let mut first = 0;
+    // Nobody needs this byte any more.
+    let is_other = matches!((&*socket).read(std::slice::from_mut(&mut first)), Ok(1)) && first != 0x16;
+    // Not a reset: one that overtakes the peer's connect(2) would be all that the peer sees.
+    if is_other || seen.answered || socket.send(&TURNED_AWAY).is_err() {
+        reset_on_close(stream);
+    }
+}
+
+/// A handshake that has succeeded.
+#[derive(Debug)]
+pub(super) struct Shaken {
+    pub(super) agreed: Agreed,
+    session: Session,
+    unopened: Vec<u8>,
+}
+
+impl Shaken {
+    /// The peer that it was made with, over this stream.
+    pub(super) fn over(self, stream: TcpStream) -> (Peer, Agreed) {
+        (Peer { stream, session: Some(self.session), unopened: self.unopened }, self.agreed)
+    }
 }
 
 /// Shakes hands; the peer is authorized in it. Needs to be given a limit in time.
 pub(super) async fn shake_hands(
-    mut stream: TcpStream,
+    stream: &mut TcpStream,
     session: Session,
     demands: Demands,
-) -> Result<(Peer, Agreed), Unsecured> {
+    seen: &mut Seen,
+) -> io::Result<Shaken> {
     let mut session = session;
     let mut incoming = Vec::new();
-    let mut first_byte = None;
-    let shaken = exchange(&mut stream, &mut session, &mut incoming, &mut first_byte).await.and_then(|()| {
-        let told = session.state().map(|state| Agreed::of(state, demands.keep_chain)).unwrap_or_default();
-        Ok((session.establish().map_err(broken)?, told))
-    });
-    let (mut session, (agreed, identity)) = match shaken {
-        Ok(shaken) => shaken,
-        Err(error) => return Err(Unsecured { error, stream, first_byte }),
-    };
+    exchange(stream, &mut session, &mut incoming, seen).await?;
+    let told = session.state().map(|state| Agreed::of(state, demands.keep_chain)).unwrap_or_default();
+    let mut session = session.establish().map_err(broken)?;
+    let (agreed, identity) = told;
     if let Err(refusal) = demands.admit(&identity).await {
         let mut alert = Buffer::default();
         session.deny(&mut alert);
         // That it does not arrive says less than why it is sent.
         let _ = stream.write_all(alert.filled()).await;
-        return Err(Unsecured { error: broken(denied(refusal)), stream, first_byte });
+        return Err(broken(denied(refusal)));
     }
     incoming.shrink_to_fit();
-    Ok((Peer { stream, session: Some(session), unopened: incoming }, agreed))
+    Ok(Shaken { agreed, session, unopened: incoming })
 }
 
 fn broken(error: Error) -> io::Error {
@@ -330,25 +366,30 @@ async fn exchange(
     stream: &mut TcpStream,
     session: &mut Session,
     incoming: &mut Vec<u8>,
-    first_byte: &mut Option<u8>,
+    seen: &mut Seen,
 ) -> io::Result<()> {
     let mut outgoing = Buffer::default();
     loop {
         let done = session.handshake(incoming, &mut outgoing);
         // A failed handshake's last word is an alert. That it does not arrive says less than why it is sent.
         let written = stream.write_all(outgoing.filled()).await;
+        seen.answered |= !outgoing.filled().is_empty();
         outgoing.clear();
         if done.map_err(broken)? {
             return written;
         }
-        written?;
         if incoming.len() > MOST_INCOMING {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message in too many pieces"));
         }
         incoming.reserve(FLIGHT);
-        if stream.read_buf(incoming).await? == 0 {
+        // Who does not take our words may have said why before.
+        let read = match written {
+            Ok(()) => stream.read_buf(incoming).await?,
+            Err(error) => stream.try_read_buf(incoming).ok().filter(|n| *n > 0).ok_or(error)?,
+        };
+        if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof"));
         }
-        *first_byte = first_byte.or(incoming.first().copied());
+        seen.first_byte = seen.first_byte.or(incoming.first().copied());
     }
 }

@@ -7,13 +7,16 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::core::crowd::Place;
 use crate::core::outcome::Reason;
 use crate::core::route::{self, OriginalDst, Route, TlsMode, TrafficPath};
 use crate::core::wire::FirstBytes;
 use crate::proxy::connection::Connection;
-use crate::proxy::handshake::{Failed, HURRIED, Patience, first_bytes, last_word, shake_hands};
+use crate::proxy::handshake::{
+    Failed, HURRIED, Patience, Seen, Shaken, first_bytes, last_word, shake_hands, turn_away,
+};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
 use crate::proxy::unfinished::Unfinished;
@@ -22,54 +25,98 @@ use crate::tls::Session;
 
 /// Lets the peer in and dials the app.
 pub(super) async fn meet(
-    peer: TcpStream,
+    mut peer: TcpStream,
     unfinished: Unfinished,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Result<Joined, Reason> {
-    let entered = async {
-        let target = destination(&peer, sidecar)?;
-        connection.target = Some(target);
-        sidecar.enter(connection, &peer).await
-    };
-    let place = match entered.await {
-        Ok(place) => place,
-        Err(reason) => {
-            reset_on_close(&peer);
-            return Err(reason);
+    let mut seen = Seen::default();
+    let met = unfinished.keep(secure(&mut peer, &unfinished, &mut seen, sidecar, connection)).await;
+    match met.unwrap_or(Err(Parting::TurnAway(Reason::TooManyUnfinished))) {
+        Ok(secured) => {
+            drop(unfinished);
+            hand_over(peer, secured, sidecar, connection).await
         }
-    };
-    // What holds it back by order is not the peer's fault, and begins before its time does.
-    let limit = sidecar.config.limits.handshake_timeout;
-    let patience = Patience { started: Instant::now(), limit, unfinished: &unfinished };
-    let Some(secured) = unfinished.keep(secure(peer, patience, sidecar, connection)).await else {
-        return Err(Reason::TooManyUnfinished);
-    };
-    let peer = secured?;
-    drop(unfinished);
-    hand_over(peer, place, sidecar, connection).await
+        Err(parting) => {
+            // Parting takes its time, and nothing is left to finish.
+            drop(unfinished);
+            Err(part(peer, parting, &seen, sidecar).await)
+        }
+    }
+}
+
+/// A peer that may talk to the app.
+struct Secured {
+    /// `None` in plaintext.
+    shaken: Option<Shaken>,
+    place: Place,
+    room: OwnedSemaphorePermit,
+}
+
+/// How a peer that does not get in is left.
+enum Parting {
+    Reset(Reason),
+    /// Nothing was said yet: see [`turn_away`].
+    TurnAway(Reason),
+    /// An alert is under way.
+    LastWord(Reason),
+}
+
+async fn part(peer: TcpStream, parting: Parting, seen: &Seen, sidecar: &Sidecar) -> Reason {
+    match parting {
+        Parting::Reset(reason) => {
+            reset_on_close(&peer);
+            reason
+        }
+        Parting::TurnAway(reason) => {
+            refuse(&peer, seen, sidecar);
+            reason
+        }
+        Parting::LastWord(reason) => {
+            last_word(peer).await;
+            reason
+        }
+    }
+}
+
+/// Refuses a connection that nothing has been answered to.
+pub(super) fn refuse(peer: &TcpStream, seen: &Seen, sidecar: &Sidecar) {
+    match sidecar.config.mode {
+        TlsMode::Disabled => reset_on_close(peer),
+        TlsMode::Strict | TlsMode::Permissive => turn_away(peer, seen),
+    }
 }
 
 /// The peer, authorized.
 async fn secure(
-    peer: TcpStream,
-    patience: Patience<'_>,
+    peer: &mut TcpStream,
+    unfinished: &Unfinished,
+    seen: &mut Seen,
     sidecar: &Sidecar,
     connection: &mut Connection,
-) -> Result<Peer, Reason> {
-    match decide(&peer, patience, sidecar, connection).await {
-        Ok(Route::TerminateTls) => terminate(peer, patience, sidecar, connection).await,
+) -> Result<Secured, Parting> {
+    connection.target = Some(destination(peer, sidecar).map_err(Parting::Reset)?);
+    let place = sidecar.enter(connection, peer).await.map_err(|reason| match reason {
+        Reason::TooManyOfPeer => Parting::TurnAway(reason),
+        _ => Parting::Reset(reason),
+    })?;
+    // What holds it back by order is not the peer's fault, and begins before its time does.
+    let limit = sidecar.config.limits.handshake_timeout;
+    let patience = Patience { started: Instant::now(), limit, unfinished };
+    let shaken = match decide(peer, patience, sidecar, connection).await {
+        Ok(Route::TerminateTls) => Some(terminate(peer, patience, seen, sidecar, connection).await?),
         Ok(Route::Passthrough) => {
             connection.plaintext = true;
             sidecar.board.plaintext(connection);
             sidecar.metrics.plaintext_accepted.inc();
-            Ok(Peer::in_plaintext(peer))
+            None
         }
         Ok(Route::OriginateTls { .. }) => unreachable!("an arriving connection never begins TLS"),
-        Ok(Route::Reject(reason)) | Err(reason) => {
-            reset_on_close(&peer);
-            Err(reason)
-        }
+        Ok(Route::Reject(reason)) | Err(reason) => return Err(Parting::Reset(reason)),
+    };
+    match patience.with(HURRIED, unfinished.room()).await {
+        Some(room) => Ok(Secured { shaken, place, room }),
+        None => Err(Parting::Reset(connection.fail(Failed::timed_out(patience.started.elapsed())))),
     }
 }
 
@@ -100,38 +147,50 @@ async fn decide(
 }
 
 async fn terminate(
-    peer: TcpStream,
+    peer: &mut TcpStream,
     patience: Patience<'_>,
+    seen: &mut Seen,
     sidecar: &Sidecar,
     connection: &mut Connection,
-) -> Result<Peer, Reason> {
+) -> Result<Shaken, Parting> {
     let Some(credentials) = sidecar.credentials() else {
-        return Err(connection.fail(Failed::without_credentials()));
+        return Err(Parting::TurnAway(connection.fail(Failed::without_credentials())));
     };
     let started = Instant::now();
     let session = Session::server(&credentials.server);
-    let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
-    match patience.with(HURRIED, shake_hands(peer, session, sidecar.demands(connection, &credentials))).await {
-        Some(Ok((peer, agreed))) => {
+    let session = session.map_err(|error| Parting::TurnAway(connection.fail(Failed::of_tls(&error))))?;
+    let demands = sidecar.demands(connection, &credentials);
+    match patience.with(HURRIED, shake_hands(peer, session, demands, seen)).await {
+        Some(Ok(shaken)) => {
             sidecar.shook_hands(connection, started);
-            connection.agreed = Some(agreed);
-            Ok(peer)
+            Ok(shaken)
         }
-        Some(Err(unsecured)) => {
-            last_word(unsecured.stream).await;
-            Err(connection.fail(Failed::of(&unsecured.error)))
-        }
-        None => Err(connection.fail(Failed::timed_out(patience.started.elapsed()))),
+        Some(Err(error)) => Err(Parting::LastWord(connection.fail(Failed::of(&error)))),
+        None => Err(Parting::TurnAway(connection.fail(Failed::timed_out(patience.started.elapsed())))),
     }
 }
 
-async fn hand_over(peer: Peer, place: Place, sidecar: &Sidecar, connection: &mut Connection) -> Result<Joined, Reason> {
+async fn hand_over(
+    peer: TcpStream,
+    secured: Secured,
+    sidecar: &Sidecar,
+    connection: &mut Connection,
+) -> Result<Joined, Reason> {
+    let Secured { shaken, place, room } = secured;
+    let peer = match shaken {
+        None => Peer::in_plaintext(peer),
+        Some(shaken) => {
+            let (peer, agreed) = shaken.over(peer);
+            connection.agreed = Some(agreed);
+            peer
+        }
+    };
     let Some(target) = connection.target else { return Err(Reason::NotRedirected) };
     let started = Instant::now();
     match dial(target, FarEnd::App, CONNECT_TIMEOUT).await {
         Ok(app) => {
             sidecar.dialled(connection, started);
-            Ok(Joined { app, peer, place })
+            Ok(Joined { app, peer, place, room })
         }
         Err(error) => {
             connection.detail = Some(error.to_string());

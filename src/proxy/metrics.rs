@@ -159,7 +159,7 @@ impl Metrics {
         let help = "Peers dialled again in plaintext because they showed that they speak no TLS";
         registry.register("permissive_fallbacks", help, permissive_fallbacks.clone());
         let connect_retries = Counter::default();
-        let help = "Times that a peer was dialled again because nobody listened";
+        let help = "Times that a peer was dialled again because nobody listened or it had no place";
         registry.register("connect_retries", help, connect_retries.clone());
         let faults = Gauge::default();
         registry.register("faults_active", "Ordered faults that are in force", faults.clone());

@@ -43,7 +43,7 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -105,6 +105,8 @@ struct Joined {
     peer: Peer,
     /// Among the connections with the other pod.
     place: Place,
+    /// Among those that may be open.
+    room: OwnedSemaphorePermit,
 }
 
 /// What every connection and every page of the admin port share.
@@ -301,7 +303,7 @@ impl Sidecar {
         joined: Joined,
         connection: &'a mut Connection,
     ) -> impl Future<Output = Reason> + Send + use<'a> {
-        let Joined { app, peer, place } = joined;
+        let Joined { app, peer, place, room } = joined;
         connection.ending = self.config.retires().then(|| Arc::new(Ending::below(&self.lifecycle.end)));
         let live = self.board.open(connection, &self.metrics);
         self.end_if_revoked(connection);
@@ -318,7 +320,7 @@ impl Sidecar {
         };
         pump(app, peer, moved, bounds, gate).map(move |(reason, error)| {
             *detail = error.map(|error| error.to_string());
-            drop((live, place));
+            drop((live, place, room));
             reason
         })
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
 use crate::core::crowd::Place;
@@ -17,7 +18,7 @@ use crate::core::plan::CANARY;
 use crate::core::route::{self, OriginalDst, Route, TrafficPath};
 use crate::proxy::connection::Connection;
 use crate::proxy::handover;
-use crate::proxy::handshake::{Failed, shake_hands};
+use crate::proxy::handshake::{Failed, Seen, shake_hands};
 use crate::proxy::pump::Peer;
 use crate::proxy::socket::{CONNECT_TIMEOUT, FarEnd, dial, is_shortage, original_dst, reset_on_close, tune};
 use crate::proxy::{Joined, Sidecar};
@@ -30,6 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// Reaches the peer that the app dials; `None` if it was the sidecar's own canary.
 pub(super) async fn meet(
     mut app: TcpStream,
+    room: OwnedSemaphorePermit,
     sidecar: &Sidecar,
     connection: &mut Connection,
 ) -> Option<Result<Joined, Reason>> {
@@ -52,7 +54,7 @@ pub(super) async fn meet(
         return None;
     }
     match reach_peer(&app, original, sidecar, connection).await {
-        Ok((peer, place)) => Some(Ok(Joined { app, peer, place })),
+        Ok((peer, place)) => Some(Ok(Joined { app, peer, place, room })),
         Err(reason) => {
             reset_on_close(&app);
             Some(Err(reason))
@@ -110,9 +112,8 @@ async fn have_peer(target: SocketAddr, sidecar: &Sidecar, connection: &mut Conne
 
 /// Connects, again and again while the peer answers that nobody listens: an agent that is restarted is back within a second,
 /// and the app, whose connection hangs in the meantime, would take longer than that to dial anew.
-async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpStream, Reason> {
+async fn connect(sidecar: &Sidecar, connection: &mut Connection, deadline: Instant) -> Result<TcpStream, Reason> {
     let started = Instant::now();
-    let deadline = started + CONNECT_TIMEOUT;
     let mut pause = FIRST_PAUSE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -138,43 +139,64 @@ async fn connect(sidecar: &Sidecar, connection: &mut Connection) -> Result<TcpSt
 }
 
 async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Result<Peer, Reason> {
-    let peer =
-        connect(sidecar, connection).await.inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let peer = connect(sidecar, connection, deadline)
+        .await
+        .inspect_err(|_| sidecar.peer_memory.forget_plaintext(connection.peer()))?;
     connection.plaintext = true;
     sidecar.board.plaintext(connection);
     Ok(Peer::in_plaintext(peer))
 }
 
-/// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS.
+/// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS. A peer that has no time for a
+/// handshake is dialled again, as one that is being restarted.
 async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext: bool) -> Result<Option<Peer>, Reason> {
     let Some(credentials) = sidecar.credentials() else {
         return Err(connection.fail(Failed::without_credentials()));
     };
-    let stream = connect(sidecar, connection).await?;
-    let name = ServerName::IpAddress(connection.peer().ip().into());
-    let started = Instant::now();
-    let session = Session::client(&credentials.client, name);
-    let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     let timeout = sidecar.config.limits.handshake_timeout;
-    match tokio::time::timeout(timeout, shake_hands(stream, session, sidecar.demands(connection, &credentials))).await {
-        Ok(Ok((peer, agreed))) => {
-            sidecar.shook_hands(connection, started);
-            connection.agreed = Some(agreed);
-            sidecar.peer_memory.saw_tls(connection.peer());
-            Ok(Some(peer))
-        }
-        Ok(Err(unsecured))
-            if or_plaintext && unsecured.speaks_no_tls() && !sidecar.peer_memory.speaks_tls(connection.peer()) =>
-        {
-            Ok(None)
-        }
-        Ok(Err(unsecured)) => {
-            let mut failed = Failed::of(&unsecured.error);
-            if unsecured.speaks_no_tls() {
-                failed.detail.push_str("; a peer without TLS behaves so: has it an agent?");
+    let name = ServerName::IpAddress(connection.peer().ip().into());
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let mut stream = connect(sidecar, connection, deadline).await?;
+        let started = Instant::now();
+        let session = Session::client(&credentials.client, name.clone());
+        let session = session.map_err(|error| connection.fail(Failed::of_tls(&error)))?;
+        let mut seen = Seen::default();
+        let demands = sidecar.demands(connection, &credentials);
+        let shaken = tokio::time::timeout(timeout, shake_hands(&mut stream, session, demands, &mut seen)).await;
+        let Ok(shaken) = shaken else { return Err(connection.fail(Failed::timed_out(timeout))) };
+        let error = match shaken {
+            Ok(shaken) => {
+                let (peer, agreed) = shaken.over(stream);
+                sidecar.shook_hands(connection, started);
+                connection.agreed = Some(agreed);
+                sidecar.peer_memory.saw_tls(connection.peer());
+                return Ok(Some(peer));
             }
-            Err(connection.fail(failed))
+            Err(error) => error,
+        };
+        let speaks_no_tls = seen.speaks_no_tls(&error);
+        if or_plaintext && speaks_no_tls && !sidecar.peer_memory.speaks_tls(connection.peer()) {
+            return Ok(None);
         }
-        Err(_) => Err(connection.fail(Failed::timed_out(timeout))),
+        let was_turned_away = seen.was_turned_away(&error);
+        if was_turned_away && Instant::now() + pause < deadline {
+            sidecar.metrics.connect_retries.inc();
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
+        }
+        let mut failed = Failed::of(&error);
+        if speaks_no_tls {
+            failed.detail.push_str("; a peer without TLS behaves so: has it an agent?");
+        }
+        if was_turned_away {
+            failed
+                .detail
+                .push_str("; an agent that has no credentials yet, or too many unfinished handshakes, says so");
+        }
+        return Err(connection.fail(failed));
     }
 }

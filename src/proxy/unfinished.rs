@@ -1,9 +1,11 @@
 //! Connections that have arrived and not yet shown who they are.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::places::{Admitted, Places, Ticket};
@@ -14,7 +16,11 @@ pub(super) struct Anteroom {
     places: Mutex<Places<CancellationToken>>,
     /// That a place has been given back; the accepting loop alone waits for it.
     freed: Notify,
+    /// Whether it waits.
+    awaited: AtomicBool,
     most: usize,
+    /// For connections that are finished.
+    room: Arc<Semaphore>,
 }
 
 /// A connection's place, given back once it is authorized. What the app dials has none: it is our own pod, and peers that
@@ -36,15 +42,17 @@ pub(super) enum NoPlace {
 }
 
 impl Anteroom {
-    pub(super) fn new(most: u32) -> Arc<Self> {
+    /// So many places; whoever is finished finds room there.
+    pub(super) fn new(most: u32, room: Arc<Semaphore>) -> Arc<Self> {
         let most = most as usize;
-        Arc::new(Self { places: Mutex::new(Places::new(most)), freed: Notify::new(), most })
+        let places = Mutex::new(Places::new(most));
+        Arc::new(Self { places, freed: Notify::new(), awaited: AtomicBool::new(false), most, room })
     }
 
     /// A place for a connection from there, if need be instead of the oldest of whoever has too many.
     pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Result<Unfinished, NoPlace> {
         let evicted = CancellationToken::new();
-        let admitted = self.places().enter(source, evicted.clone());
+        let admitted = self.places().enter(source, evicted.clone(), Instant::now());
         let ticket = match admitted {
             Admitted::Free(ticket) => ticket,
             Admitted::InsteadOf(oldest, ticket) => {
@@ -59,7 +67,16 @@ impl Anteroom {
 
     /// Waits until a place may have been given back since this was last awaited.
     pub(super) async fn freed(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
         self.freed.notified().await;
+        self.awaited.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends a connection of whoever has too many, where something else than places is scarce.
+    pub(super) fn relieve(&self) {
+        if let Some(evicted) = self.places().relieve(Instant::now()) {
+            evicted.cancel();
+        }
     }
 
     fn places(&self) -> MutexGuard<'_, Places<CancellationToken>> {
@@ -68,9 +85,18 @@ impl Anteroom {
 }
 
 impl Unfinished {
-    /// Whether so many are unfinished that others may have to wait.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.anteroom.places().taken() > self.anteroom.most / 2
+    /// Whether somebody waits for a place, or may soon have to while this source has more than it needs.
+    pub(super) fn is_pressed(&self) -> bool {
+        if self.anteroom.awaited.load(Ordering::Relaxed) {
+            return true;
+        }
+        let places = self.anteroom.places();
+        places.taken() > self.anteroom.most / 2 && places.is_greedy(self.ticket)
+    }
+
+    /// Room among the connections that are finished, once there is some.
+    pub(super) async fn room(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.anteroom.room).acquire_owned().await.expect("nobody closes this semaphore")
     }
 
     /// What comes of the work; `None` if the place is given to somebody else meanwhile.

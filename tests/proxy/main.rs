@@ -1,6 +1,7 @@
 //! The real executable, as outbound and inbound sidecar on loopback, with fixed targets instead of rules.
 
 mod admin;
+mod admission;
 mod batches;
 mod client;
 mod crowds;

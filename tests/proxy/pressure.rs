@@ -1,15 +1,13 @@
 //! Promise: what strangers and dead peers do takes nothing from those who belong together.
 
 use std::io::{self, Read as _, Write as _};
-use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bypassctl::tls::issue::{DevelopmentCa, IssuedLeaf, LeafRequest};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::StreamOwned;
-use socket2::Socket;
 use time::OffsetDateTime;
 
 use crate::client::session;
@@ -55,59 +53,6 @@ fn silence_from_many_addresses_gives_way() {
     let near = Sidecar::between(&dir, target, local(1), &[]);
     assert_echo(&mut connect(near.outbound).unwrap(), "through the crowd");
     drop(silent);
-}
-
-/// A few strangers that send half a hello on every connection they can make, and make others at once when they lose one,
-/// keep no peer out while they do it.
-#[test]
-fn half_hellos_from_nine_addresses_keep_no_peer_out() {
-    // A record of 512 bytes, and in it a ClientHello that ends after its version (RFC 8446, sections 5.1 and 4.1.2).
-    const HALF: [u8; 11] = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
-    seclude();
-    let certificates = Certificates::new();
-    let dir = certificates.tls_dir("cart");
-    let app = App::echo();
-    let far = Sidecar::between(&dir, local(1), app.address, &["--bind-address", &OWN.to_string()]);
-    let target = SocketAddr::from((OWN, far.inbound.port()));
-    let near = Sidecar::between(&dir, target, local(1), &["--breaker-failures=0"]);
-    let mut held: Vec<Socket> = Vec::new();
-    let mut siege = |rounds: u32| {
-        for _ in 0..rounds {
-            held.retain(is_open);
-            // Other tests of this process need files too.
-            while held.len() < 1000 {
-                for i in 2..11 {
-                    let stranger = knock(Ipv4Addr::new(10, 99, 0, i), target).unwrap();
-                    // Those that are refused have been reset by now, or will be.
-                    let _ = stranger.send(&HALF);
-                    held.push(stranger);
-                }
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    siege(20);
-    let mut longest = Duration::ZERO;
-    for _ in 0..20 {
-        let began = Instant::now();
-        let mut peer = connect(near.outbound).unwrap();
-        peer.write_all(b"through").unwrap();
-        siege(5);
-        peer.read_exact(&mut [0; 7]).expect("a peer gets in meanwhile");
-        longest = longest.max(began.elapsed());
-    }
-    println!("20 of 20 peers got in meanwhile, the slowest within {longest:?}");
-    let metrics = far.get("/metrics").1;
-    assert!(metrics.contains("reason=\"too_many_unfinished\""), "the siege was none:\n{metrics}");
-    let waits = metrics
-        .lines()
-        .find(|line| line.starts_with("bypassctl_accept_waits_total") && line.contains("max-handshakes"));
-    assert!(waits.is_none_or(|line| line.ends_with(" 0")), "somebody was kept waiting: {waits:?}");
-}
-
-/// Whether the other side has neither closed nor reset.
-fn is_open(stranger: &Socket) -> bool {
-    matches!(stranger.recv(&mut [MaybeUninit::uninit()]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Readers that do not read cost a bounded amount each: no buffer grows to take the batch of a connection whose peer is

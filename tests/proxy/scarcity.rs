@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::crowds::{knock, seclude};
 use crate::harness::{
     App, Certificates, DEADLINE, Sidecar, assert_echo, assert_no_byte, connect, eventually, executable, local,
 };
@@ -53,6 +54,29 @@ fn without_descriptors_it_waits_and_then_goes_on() {
     assert_echo(&mut old, "after");
     let complaints = far.log().matches("cannot accept").count();
     assert!(complaints <= 3, "{complaints} lines about one shortage");
+}
+
+/// Promise: strangers that hold all descriptors with half hellos, and more of them than any peer needs, keep no peer out.
+#[test]
+fn strangers_give_way_where_descriptors_are_scarce() {
+    seclude();
+    let certificates = Certificates::new();
+    let (dir, app) = (certificates.tls_dir("cart"), App::echo());
+    let own = Ipv4Addr::new(10, 99, 0, 1);
+    let far = limited(&dir, &app, &["--bind-address", &own.to_string(), "--handshake-timeout=300"]);
+    let target = SocketAddr::from((own, far.inbound.port()));
+    let near = Sidecar::between(&dir, target, local(1), &["--breaker-failures=0"]);
+    let _strangers: Vec<_> = (0..DESCRIPTORS + 40)
+        .map(|i| {
+            let stranger = knock(Ipv4Addr::new(10, 99, 1, u8::try_from(i / 20).unwrap()), target).unwrap();
+            stranger.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").unwrap();
+            stranger
+        })
+        .collect();
+    for _ in 0..3 {
+        assert_echo(&mut connect(near.outbound).unwrap(), "through");
+    }
+    assert!(far.log().contains("cannot accept"), "there were enough of them");
 }
 
 /// Promise: that no descriptor is left to look for the app's listener is not taken for its end: a stopping sidecar goes on taking

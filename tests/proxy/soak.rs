@@ -1,13 +1,18 @@
 //! What takes too long for every change: `scripts/soak` runs it, with the release build, one test at a time.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bypassctl::tls::issue::IssuedLeaf;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::StreamOwned;
+use rustls::version::TLS13;
+use socket2::{Domain, Socket, Type};
 
+use crate::client::session;
 use crate::crowds::{churn, seclude};
 use crate::harness::{App, Certificates, Sidecar, assert_echo, connect, eventually, executable, local};
 
@@ -118,6 +123,49 @@ fn a_thousand_dial_at_once_after_a_restart() {
     println!("back after {back:?}; {PEERS} at once all in {:?} after that", started.elapsed() - back);
     println!("peak {} and {} KiB", near.memory(), far.memory());
     assert!(back.as_secs() < 1, "back only after {back:?}");
+}
+
+/// Promise: 1,000 peers, each of which makes three connections, as Artery does, all get in at once after a restart.
+#[test]
+#[ignore = "takes minutes: scripts/soak"]
+fn a_thousand_peers_begin_at_once() {
+    const PEERS: u16 = 1000;
+    seclude();
+    let certificates = Certificates::new();
+    let own = Ipv4Addr::new(10, 99, 0, 1);
+    let app = App::echo();
+    let far =
+        Sidecar::between(&certificates.tls_dir("cart"), local(1), app.address, &["--bind-address", &own.to_string()]);
+    let target = SocketAddr::from((own, far.inbound.port()));
+    let leaf = certificates.leaf("cart");
+    let started = Instant::now();
+    // A thread each: who waits for its turn says nothing meanwhile, and no peer does that.
+    let got_in = std::thread::scope(|scope| {
+        let dials: Vec<_> = (0..3 * PEERS)
+            .map(|i| {
+                let [high, low] = (i % PEERS).to_be_bytes();
+                let thread = std::thread::Builder::new().stack_size(512 * 1024);
+                let leaf = &leaf;
+                thread.spawn_scoped(scope, move || enter(Ipv4Addr::new(10, 99, 100 + high, low), target, leaf)).unwrap()
+            })
+            .collect();
+        // Those that are in stay until all are.
+        let entered: Vec<_> = dials.into_iter().map(|dial| dial.join().unwrap()).collect();
+        entered.iter().filter(|entered| entered.is_ok()).count()
+    });
+    println!("{PEERS} peers with three connections each: {got_in} got in within {:?}", started.elapsed());
+    assert_eq!(got_in, 3 * usize::from(PEERS), "all get in");
+}
+
+/// A connection from there, over TLS, after an echo.
+fn enter(from: Ipv4Addr, to: SocketAddr, leaf: &IssuedLeaf) -> io::Result<impl Sized + use<>> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect(&to.into())?;
+    let mut stream = StreamOwned::new(session(Some(leaf), &TLS13, Vec::new()), TcpStream::from(socket));
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])?;
+    Ok(stream)
 }
 
 /// Promise: no growth over 20,000 connections.

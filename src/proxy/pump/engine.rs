@@ -41,7 +41,7 @@ impl Broken {
             Some(rustls::Error::AlertReceived(_)) => Reason::RefusedByPeer,
             Some(_) => Reason::TlsBroken,
             None if source.kind() == io::ErrorKind::UnexpectedEof => Reason::Truncated,
-            None if source.kind() == io::ErrorKind::TimedOut => Reason::PeerTimedOut,
+            None if is_absence(&source) => Reason::PeerTimedOut,
             _ => Reason::PeerReset,
         };
         Self { reason, source }
@@ -50,6 +50,14 @@ impl Broken {
     fn tls(error: rustls::Error) -> Self {
         Self::peer(io::Error::new(io::ErrorKind::InvalidData, error))
     }
+}
+
+/// Whether nobody has answered in time. Where the way to a dead node is gone too, the kernel says that instead (tcp(7),
+/// "Error handling").
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkDown | NetworkUnreachable)
+        || error.raw_os_error() == Some(nix::libc::EHOSTDOWN)
 }
 
 /// See [`Engine::progress`].
@@ -298,4 +306,22 @@ fn let_others_go_first<T>(cx: &mut Context<'_>) -> Poll<T> {
 
 fn truncated() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection without a TLS close_notify")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::{ECONNRESET, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, EPIPE, ETIMEDOUT};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_to_whom_there_is_no_way_any_more_has_timed_out() {
+        let reason = |code| Broken::peer(io::Error::from_raw_os_error(code)).reason;
+        for code in [ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EHOSTDOWN, ENETDOWN] {
+            assert_eq!(reason(code), Reason::PeerTimedOut, "{code}");
+        }
+        for code in [ECONNRESET, EPIPE] {
+            assert_eq!(reason(code), Reason::PeerReset, "{code}");
+        }
+    }
 }
