@@ -122,7 +122,7 @@ impl Agreed {
     /// With the identity that it has the name of.
     fn of(session: &CommonState, keep_chain: bool) -> (Self, PeerIdentity) {
         let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let identity = leaf.and_then(|leaf| CertificateFacts::of(leaf).ok()).map(|facts| facts.identity);
+        let identity = leaf.and_then(|leaf| CertificateFacts::holder(leaf).ok());
         let identity = identity.unwrap_or_default();
         let chain = session.peer_certificates().filter(|_| keep_chain);
         let agreed = Self {

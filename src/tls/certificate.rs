@@ -1,5 +1,8 @@
 //! What a certificate says, as far as we need it.
 
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
 use rustls_pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -81,6 +84,15 @@ impl CertificateFacts {
         )
     }
 
+    /// Whose certificate this is, and nothing else, which is less than half the work.
+    ///
+    /// # Errors
+    /// What is wrong with the encoding.
+    pub fn holder(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, String> {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+        holder_of(&parsed, |_| {})
+    }
+
     /// Reads a certificate.
     ///
     /// # Errors
@@ -88,14 +100,8 @@ impl CertificateFacts {
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
         let validity = parsed.validity();
-        let subject = parsed.subject().to_string();
-        let mut identity = PeerIdentity { subject: subject.clone(), ..PeerIdentity::default() };
         let mut subject_alt_names = Vec::new();
-        if let Some(names) = parsed.subject_alternative_name().map_err(|error| error.to_string())? {
-            for name in &names.value.general_names {
-                read_name(name, &mut identity, &mut subject_alt_names);
-            }
-        }
+        let identity = holder_of(&parsed, |name| subject_alt_names.extend(name_text(name)))?;
         let key_usage = parsed.key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
         let usage = parsed.extended_key_usage().map_err(|error| error.to_string())?.map(|usage| usage.value);
         let usages = usage.map_or_else(Vec::new, |usage| {
@@ -106,9 +112,9 @@ impl CertificateFacts {
                 .collect()
         });
         Ok(Self {
-            subject,
+            subject: identity.subject.clone(),
             issuer: parsed.issuer().to_string(),
-            serial: parsed.raw_serial_as_string(),
+            serial: serial_text(parsed.raw_serial()),
             not_before: validity.not_before.to_datetime(),
             not_after: validity.not_after.to_datetime(),
             subject_alt_names,
@@ -137,29 +143,52 @@ fn key_text(key: &SubjectPublicKeyInfo<'_>) -> String {
     }
 }
 
-fn read_name(name: &GeneralName<'_>, identity: &mut PeerIdentity, texts: &mut Vec<String>) {
-    match name {
-        GeneralName::URI(uri) => {
-            // A URI that is no SPIFFE ID names nobody we could compare with.
-            match uri.parse() {
-                Ok(id) => identity.spiffe_ids.push(id),
-                Err(_) => identity.other_uris += 1,
+fn holder_of(
+    certificate: &X509Certificate<'_>,
+    mut each_name: impl FnMut(&GeneralName<'_>),
+) -> Result<PeerIdentity, String> {
+    let mut identity = PeerIdentity { subject: certificate.subject().to_string(), ..PeerIdentity::default() };
+    if let Some(names) = certificate.subject_alternative_name().map_err(|error| error.to_string())? {
+        for name in &names.value.general_names {
+            match name {
+                // A URI that is no SPIFFE ID names nobody we could compare with.
+                GeneralName::URI(uri) => match uri.parse() {
+                    Ok(id) => identity.spiffe_ids.push(id),
+                    Err(_) => identity.other_uris += 1,
+                },
+                GeneralName::DNSName(dns) => identity.dns_names.push(dns.to_ascii_lowercase()),
+                GeneralName::IPAddress(bytes) => identity.ip_addresses.extend(address_of(bytes)),
+                _ => {}
             }
-            texts.push((*uri).to_owned());
+            each_name(name);
         }
-        GeneralName::DNSName(dns) => {
-            identity.dns_names.push(dns.to_ascii_lowercase());
-            texts.push(format!("dns:{dns}"));
-        }
-        GeneralName::IPAddress(bytes) => {
-            let address = <[u8; 4]>::try_from(*bytes)
-                .map(std::net::IpAddr::from)
-                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
-            identity.ip_addresses.extend(address);
-            texts.extend(address.map(|address| format!("ip:{address}")));
-        }
-        _ => {}
     }
+    Ok(identity)
+}
+
+fn name_text(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        GeneralName::DNSName(dns) => Some(format!("dns:{dns}")),
+        GeneralName::IPAddress(bytes) => address_of(bytes).map(|address| format!("ip:{address}")),
+        _ => None,
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let short = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    short.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// `43:d2:aa`.
+fn serial_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(3 * bytes.len());
+    for (i, byte) in bytes.iter().enumerate() {
+        let colon = if i == 0 { "" } else { ":" };
+        // A String takes all that is written.
+        let _ = write!(text, "{colon}{byte:02x}");
+    }
+    text
 }
 
 /// A point in time as RFC 3339 writes it, in whole seconds.

@@ -235,7 +235,7 @@ impl PeerVerifier {
     /// Whether a chain, its leaf first, may serve a peer or ourselves, whatever the rules say of its identity.
     pub(super) fn verify_chain(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
-        let identity = CertificateFacts::of(leaf).map(|facts| facts.identity).unwrap_or_default();
+        let identity = CertificateFacts::holder(leaf).unwrap_or_default();
         let anchors = self.for_whom(&identity).0.ok_or(NOBODY)?;
         anchors.verify(leaf, rest, now)
     }
