@@ -73,3 +73,27 @@ fn as_kubectl_bypass_it_is_the_same_program() {
     let refused = run(&plugin, &["check", "nothing"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+/// Whoever may make a Service named `bypassctl-admin` must not keep sidecars from starting.
+#[test]
+fn variables_of_services_are_no_options() {
+    let init = |value: &str, args: &[&str]| {
+        let mut command = Command::new(bypassctl());
+        command.env_clear().env("BYPASSCTL_LOG_LEVEL", "debug");
+        for port in ["ADMIN", "INBOUND", "OUTBOUND", "REMOTING", "MANAGEMENT"] {
+            command.env(format!("BYPASSCTL_{port}_PORT"), value);
+        }
+        command.args(["init", "--dry-run"]).args(args).output().unwrap()
+    };
+    let plain = text(&run(bypassctl(), &["init", "--dry-run"]));
+    for link in ["tcp://10.96.0.7:15550", "udp://10.96.0.7:53", "sctp://[fd00::7]:3868"] {
+        let linked = init(link, &[]);
+        assert_eq!(text(&linked), plain, "{link}");
+        let said = String::from_utf8_lossy(&linked.stderr).into_owned();
+        assert!(said.contains("BYPASSCTL_ADMIN_PORT") && said.contains("a Service's"), "{said}");
+        assert_ne!(text(&init(link, &["--remoting-port", "25520"])), plain, "an option still counts beside {link}");
+    }
+    for wrong in ["tcp://15550", "tcp://service:15550", "http://10.96.0.7:80"] {
+        assert_eq!(init(wrong, &[]).status.code(), Some(2), "{wrong}");
+    }
+}

@@ -61,6 +61,11 @@ fn port(digits: &[u8]) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
+/// What Kubernetes sets in every pod of a namespace that has a Service named `bypassctl-shim-agent`: it is nobody's wish.
+fn is_service_link(value: &[u8]) -> bool {
+    [&b"tcp://"[..], b"udp://", b"sctp://"].iter().any(|scheme| value.starts_with(scheme))
+}
+
 /// Whether a port is a remoting port, and the settings could be read.
 pub(crate) fn is_remoting(port: u16) -> bool {
     !are_good() || REMOTING.contains(port)
@@ -78,7 +83,7 @@ pub(crate) fn are_good() -> bool {
         state => return state == GOOD,
     }
     let ports = variable(PORTS).unwrap_or(DEFAULT_PORTS);
-    let agent = variable(AGENT_PORT).map_or(Some(DEFAULT_AGENT_PORT), port);
+    let agent = variable(AGENT_PORT).filter(|value| !is_service_link(value)).map_or(Some(DEFAULT_AGENT_PORT), port);
     let is_list = REMOTING.add_all(ports);
     if let Some(agent) = agent {
         AGENT.store(agent, Ordering::Relaxed);
@@ -126,6 +131,14 @@ mod tests {
         {
             assert!(!PortBits::none().add_all(bad), "{}", bad.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_a_service_is_called_decides_nothing() {
+        for link in [&b"tcp://10.96.0.7:15552"[..], b"udp://10.96.0.7:53", b"sctp://[fd00::7]:3868"] {
+            assert!(is_service_link(link), "{}", link.escape_ascii());
+        }
+        assert!(!is_service_link(b"15552") && !is_service_link(b"tcp:15552") && !is_service_link(b""));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Command, Global, LogFormat};
+use crate::commands::parse::Parsed;
 use crate::core::report::acts_on_terminals;
 use crate::proxy::log::{Counting, LogFilter, Lost, parse_filter};
 
@@ -116,8 +117,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Runs the command line; the whole program.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match parse::parse(args.collect()) {
-        Ok(cli) => cli,
+    let Parsed { cli, links } = match parse::parse(args.collect()) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // A closed standard error leaves only the exit code to say it.
             let _ = error.print();
@@ -125,7 +126,13 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     // The guard goes once all is done: what waits to be written then still is.
-    let outcome = start_logging(&cli.global, &cli.command).and_then(|(log, _guard)| run(cli, log));
+    let outcome = start_logging(&cli.global, &cli.command).and_then(|(log, _guard)| {
+        for variable in links {
+            // An exec probe that is content says nothing.
+            tracing::debug!(variable, "it is a Service's, and no option's: ignored");
+        }
+        run(cli, log)
+    });
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotWell) => ExitCode::from(1),

@@ -4,33 +4,66 @@
 //! parsers, with the same messages, as the options themselves.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
+use clap::{Arg, Command, CommandFactory as _, Error, FromArgMatches as _};
 use serde_json::Value;
 
 use crate::cli::Cli;
+
+/// What was asked for, and which variables were taken for nobody's wish.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) cli: Cli,
+    /// Names of variables that are a Service's.
+    pub(super) links: Vec<String>,
+}
 
 /// Parses the arguments, `args[0]` being the program's name.
 ///
 /// # Errors
 /// clap's, for arguments, environment and file alike; `--help` and `--version` are errors of clap's too.
-pub(super) fn parse(args: Vec<OsString>) -> Result<Cli, Error> {
+pub(super) fn parse(args: Vec<OsString>) -> Result<Parsed, Error> {
     let is_called_by_a_runtime = is_cni_plugin(&args);
     let args =
         if is_called_by_a_runtime { args.into_iter().chain(std::iter::once("cni".into())).collect() } else { args };
     let command = Cli::command();
     // The environment is the runtime's: what it sets is not meant for the plugin.
-    let command = if is_called_by_a_runtime { without_variables(command) } else { command };
+    let command = if is_called_by_a_runtime { without_variables(command, &|_| true) } else { command };
+    let links = service_links(&command);
+    let command = without_variables(command, &|name| links.iter().any(|link| name == &link[..]));
     let command = if is_plugin(&args) { command.bin_name("kubectl bypass") } else { command };
     let command = match config_path(&command, &args) {
         Some(path) => with_file(command, &path)?,
         None => command,
     };
-    Cli::from_arg_matches(&command.try_get_matches_from(args).map_err(without_secrets)?)
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from(args).map_err(without_secrets)?)?;
+    Ok(Parsed { cli, links })
+}
+
+/// Variables of options that a Service of this namespace has set, not a person: whoever may make a Service named
+/// `bypassctl-admin` would else keep every pod's sidecar from starting.
+fn service_links(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).filter(|name| {
+        let value = std::env::var_os(name);
+        value.as_deref().and_then(OsStr::to_str).is_some_and(|value| is_service_link(name, value))
+    });
+    let mut links: Vec<String> = own.map(str::to_owned).collect();
+    links.extend(command.get_subcommands().flat_map(service_links));
+    links.sort_unstable();
+    links.dedup();
+    links
+}
+
+/// Whether a variable says what Kubernetes says of a Service: NAME_PORT=tcp://ADDRESS:PORT (kubernetes
+/// pkg/kubelet/envvars, `makeLinkVariables`). Of the other names that it sets no option has one.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let Some((protocol, address)) = value.split_once("://") else { return false };
+    name.ends_with("_PORT") && matches!(protocol, "tcp" | "udp" | "sctp") && address.parse::<SocketAddr>().is_ok()
 }
 
 /// A URL's user and password are repeated to nobody.
@@ -57,8 +90,10 @@ fn is_cni_plugin(args: &[OsString]) -> bool {
     args.len() == 1 && name.is_some_and(|name| name == crate::core::cni::TYPE)
 }
 
-fn without_variables(command: Command) -> Command {
-    command.mut_args(|arg| arg.env(Resettable::Reset)).mut_subcommands(without_variables)
+/// Options without these variables of theirs.
+fn without_variables(command: Command, which: &dyn Fn(&OsStr) -> bool) -> Command {
+    let reset = |arg: Arg| if arg.get_env().is_some_and(which) { arg.env(Resettable::Reset) } else { arg };
+    command.mut_args(reset).mut_subcommands(|inner| without_variables(inner, which))
 }
 
 fn config_path(command: &Command, args: &[OsString]) -> Option<PathBuf> {

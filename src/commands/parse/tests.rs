@@ -8,7 +8,7 @@ fn parsed(file: &str, args: &[&str]) -> Result<Cli, Error> {
     let mut config = tempfile::NamedTempFile::new().unwrap();
     config.write_all(file.as_bytes()).unwrap();
     let fixed = ["bypassctl", "--config", config.path().to_str().unwrap()];
-    parse(fixed.iter().chain(args).map(OsString::from).collect())
+    parse(fixed.iter().chain(args).map(OsString::from).collect()).map(|parsed| parsed.cli)
 }
 
 fn init(file: &str, args: &[&str]) -> cli::InitArgs {
@@ -42,6 +42,38 @@ fn every_long_option_is_an_environment_variable_of_the_same_name() {
         command.get_subcommands().for_each(walk);
     }
     walk(&Cli::command());
+}
+
+/// Options with a variable and their names, of all commands.
+fn variables(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
+}
+
+/// Of a Service Kubernetes sets `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT`, `NAME_SERVICE_PORT_WHICH`, `NAME_PORT` and
+/// `NAME_PORT_n_TCP` with `_PROTO`, `_PORT` and `_ADDR`.
+#[test]
+fn no_service_can_set_an_option() {
+    let variables = variables(&Cli::command());
+    assert!(variables.len() > 100, "{}", variables.len());
+    let mut ports = std::collections::BTreeSet::new();
+    for name in variables {
+        assert!(!name.ends_with("_SERVICE_HOST") && !name.contains("_SERVICE_PORT"), "{name}");
+        for link in name.match_indices("_PORT_").map(|(at, _)| &name[at + 6..]) {
+            assert!(!link.starts_with(|c: char| c.is_ascii_digit()), "{name}");
+        }
+        for value in ["tcp://10.96.0.7:80", "udp://10.96.0.7:53", "sctp://[fd00::7]:3868", "tcp://[fd00::7]:443"] {
+            assert_eq!(is_service_link(&name, value), name.ends_with("_PORT"), "{name}={value}");
+        }
+        for meant in ["15550", "2552,25520-25530", "tcp://15550", "tcp://:80", "http://10.96.0.7:80", "tcp://a:80", ""]
+        {
+            assert!(!is_service_link(&name, meant), "{name}={meant}");
+        }
+        if name.ends_with("_PORT") {
+            ports.insert(name);
+        }
+    }
+    assert!(ports.contains("BYPASSCTL_ADMIN_PORT") && ports.len() >= 5, "{ports:?}");
 }
 
 #[test]
