@@ -112,7 +112,10 @@ pub fn injection(text: &str) {
             events: true,
             readiness_gate: true,
         };
-        let Ok(once) = inject::inject(text, &options) else { return };
+        let once = match inject::inject(text, &options) {
+            Ok(once) => once,
+            Err(error) => return assert_ne!(error, inject::Untouched::Wrong, "of {text}"),
+        };
         let twice = inject::inject(&once.text, &options).expect("what was injected can be injected again");
         assert_eq!(twice.text, once.text, "twice");
         let before = inject::uninject(text).expect("what can be injected can be taken away");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use crate::cli::{InjectArgs, InjectionArgs};
 use crate::commands::{Failure, Outcome, print};
 use crate::core::config::ClusterPorts;
-use crate::core::inject::{self, Options};
+use crate::core::inject::{self, Options, Untouched};
 
 /// More than any cluster's manifests; what is larger is something else.
 const LARGEST: u64 = 256 << 20;
@@ -19,8 +19,11 @@ pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
     let mut whole = String::new();
     for (name, text) in manifests(&args.files)? {
         let edited = if args.uninject { inject::uninject(&text) } else { inject::inject(&text, &options) };
-        let edited =
-            edited.map_err(|error| Failure::usage(anyhow!(error).context(format!("{name} is left as it is"))))?;
+        let edited = edited.map_err(|error| {
+            let is_ours = error == Untouched::Wrong;
+            let error = anyhow!(error).context(format!("{name} is left as it is"));
+            if is_ours { Failure::from(error) } else { Failure::usage(error) }
+        })?;
         for object in &edited.changed {
             tracing::info!(object, "{}", if args.uninject { "taken away" } else { "injected" });
         }

@@ -7,23 +7,22 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::core::inject::apps::{Ours, ours};
 use crate::core::inject::emit::yaml;
 use crate::core::inject::tree::{Kind, Node, Place};
-use crate::core::inject::{AppChange, INJECTED, Injection, LISTS, SHIM_VOLUME, is_ours};
+use crate::core::inject::{AppChange, Injection};
 
 /// Changes to a text, at places of the text as it was.
 pub(super) struct Edits<'t> {
-    text: &'t str,
+    pub(super) text: &'t str,
     /// The byte at which each line begins.
     lines: Vec<usize>,
     newline: &'static str,
     /// Byte range and what stands there afterwards.
-    changes: Vec<(std::ops::Range<usize>, String)>,
+    pub(super) changes: Vec<(std::ops::Range<usize>, String)>,
 }
 
 /// What is in the way of a change in place.
-type Obstacle = &'static str;
+pub(super) type Obstacle = &'static str;
 
 impl<'t> Edits<'t> {
     pub(super) fn new(text: &'t str) -> Self {
@@ -32,34 +31,28 @@ impl<'t> Edits<'t> {
         Self { text, lines, newline, changes: Vec::new() }
     }
 
-    /// Changes that were asked for later at the same place come later.
-    pub(super) fn apply(mut self) -> String {
+    /// Changes that were asked for later at the same place come later; `None` if one is within another.
+    pub(super) fn apply(mut self) -> Option<String> {
         self.changes.sort_by_key(|(range, _)| range.start);
         let (mut text, mut at) = (String::with_capacity(self.text.len()), 0);
         for (range, new) in self.changes {
-            text.push_str(&self.text[at..range.start]);
+            text.push_str(self.text.get(at..range.start)?);
             text.push_str(&new);
             at = range.end;
         }
-        text + &self.text[at..]
+        Some(text + self.text.get(at..)?)
     }
 
-    fn line(&self, line: usize) -> usize {
+    pub(super) fn line(&self, line: usize) -> usize {
         self.lines.get(line).copied().unwrap_or(self.text.len())
-    }
-
-    fn offset(&self, place: Place) -> usize {
-        let start = self.line(place.line);
-        let rest = &self.text[start..];
-        start + rest.char_indices().nth(place.column).map_or(rest.len(), |(at, _)| at)
     }
 
     fn insert(&mut self, at: usize, new: String) {
         self.changes.push((at..at, new));
     }
 
-    fn is_alone_before(&self, place: Place) -> bool {
-        self.text[self.line(place.line)..self.offset(place)].trim().is_empty()
+    pub(super) fn is_first_of_line(&self, node: &Node) -> bool {
+        self.text[self.line(node.start.line)..node.bytes.start].trim().is_empty()
     }
 
     /// The line before which something goes that is to stand before this key: above the comments that belong to it.
@@ -88,7 +81,7 @@ impl<'t> Edits<'t> {
         for (name, value) in wanted {
             let Some(mapping) = there else { break };
             let Some((_, old)) = mapping.entry(name) else { continue };
-            let at = self.offset(old.start);
+            let at = old.bytes.start;
             let end = match (&old.kind, self.end_of_text(old)) {
                 (Kind::Scalar { plain: true, .. }, Some(end)) => end,
                 // The closing quote too.
@@ -160,7 +153,7 @@ impl<'t> Edits<'t> {
                     // The first key stands behind the list's dash.
                     let (key, _) = entries
                         .iter()
-                        .find(|(key, _)| *flow || self.is_alone_before(key.start))
+                        .find(|(key, _)| *flow || self.is_first_of_line(key))
                         .ok_or("its app has no key with a line of its own")?;
                     self.add_list(container, key, name, items, deeper)?;
                 }
@@ -170,9 +163,9 @@ impl<'t> Edits<'t> {
     }
 
     /// Behind the last character of a scalar that stands in the text as it is read.
-    fn end_of_text(&self, scalar: &Node) -> Option<usize> {
+    pub(super) fn end_of_text(&self, scalar: &Node) -> Option<usize> {
         let Kind::Scalar { text, plain } = &scalar.kind else { return None };
-        let at = self.offset(scalar.start);
+        let at = scalar.bytes.start;
         let (at, rest) = match self.text[at..].strip_prefix(['"', '\'']) {
             Some(rest) if !plain => (at + 1, rest),
             None if *plain => (at, &self.text[at..]),
@@ -201,9 +194,9 @@ impl<'t> Edits<'t> {
         match &mapping.kind {
             Kind::Mapping { flow: true, .. } => {
                 let new = format!("{}: {value}, ", Value::from(key));
-                self.insert(self.offset(before.start), new);
+                self.insert(before.bytes.start, new);
             }
-            _ if self.is_alone_before(before.start) => {
+            _ if self.is_first_of_line(before) => {
                 let at = self.line(self.above(before.start));
                 let mut lines = vec![format!("{key}:")];
                 lines.extend(yaml(value).into_iter().map(|line| format!("  {line}")));
@@ -223,12 +216,10 @@ impl<'t> Edits<'t> {
             (true, first) => {
                 let inner = new.to_string();
                 let inner = &inner[1..inner.len() - 1];
-                let at = self.offset(mapping.start) + 1;
-                let new = if first.is_some() { format!("{inner}, ") } else { inner.to_owned() };
-                self.insert(at, new);
+                self.insert_first(mapping, first.is_none(), inner);
             }
             (false, Some((first, _))) => {
-                if !self.is_alone_before(first.start) {
+                if !self.is_first_of_line(first) {
                     return Err("the first key of its metadata stands behind a dash");
                 }
                 let new = self.block(first.start.column, &yaml(&Value::Object(map.clone())));
@@ -239,15 +230,38 @@ impl<'t> Edits<'t> {
         Ok(())
     }
 
+    /// Before the first member of a collection in flow style. In an empty one a blank goes before it, by which it is known again
+    /// as one that was there before: what is made for us has none.
+    fn insert_first(&mut self, collection: &Node, is_empty: bool, inner: &str) {
+        let open = collection.bytes.start + 1;
+        if is_empty {
+            self.insert(open, format!(" {inner}"));
+        } else {
+            self.insert(self.next_member(open), format!("{inner}, "));
+        }
+    }
+
+    /// Where a member of a collection in flow style begins, its anchor and its tag included: behind blanks, comments and the
+    /// comma that separates it from the one before.
+    pub(super) fn next_member(&self, from: usize) -> usize {
+        let mut at = from;
+        loop {
+            let rest = &self.text[at..];
+            let blank = rest.len() - rest.trim_start_matches([' ', '\t', '\r', '\n', ',']).len();
+            at += blank;
+            if !self.text[at..].starts_with('#') {
+                return at;
+            }
+            at = self.text[at..].find('\n').map_or(self.text.len(), |end| at + end);
+        }
+    }
+
     /// More items of a list, before the others.
     fn add_items(&mut self, list: &Node, new: &[Value]) -> Result<(), Obstacle> {
         match &list.kind {
             Kind::Sequence { flow: true, items } => {
-                let mut inner = new.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                if !items.is_empty() {
-                    inner.push_str(", ");
-                }
-                self.insert(self.offset(list.start) + 1, inner);
+                let inner = new.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                self.insert_first(list, items.is_empty(), &inner);
                 Ok(())
             }
             Kind::Sequence { flow: false, items } => {
@@ -275,7 +289,7 @@ impl<'t> Edits<'t> {
         if matches!(mapping.kind, Kind::Mapping { flow: true, .. }) {
             return self.add_key(mapping, key, name, &items.into());
         }
-        if !self.is_alone_before(key.start) {
+        if !self.is_first_of_line(key) {
             return Err("the first key of its pod's spec stands behind a dash");
         }
         let mut lines = vec![format!("{name}:")];
@@ -286,77 +300,9 @@ impl<'t> Edits<'t> {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, template: &Node) {
-        if let Some((key, metadata)) = template.entry("metadata")
-            && let Some((annotations_key, annotations)) = metadata.entry("annotations")
-        {
-            let alone = |mapping: &Node| matches!(&mapping.kind, Kind::Mapping { entries, .. } if entries.len() == 1);
-            let is_block = |mapping: &Node| matches!(mapping.kind, Kind::Mapping { flow: false, .. });
-            // What was made for our annotation goes with it. In a block we make blocks: what is not one was there before.
-            let ours = |mapping: &Node, parent: &Node| alone(mapping) && (is_block(mapping) || !is_block(parent));
-            if !ours(annotations, metadata) {
-                if let Some((key, value)) = annotations.entry(INJECTED) {
-                    self.remove_entry(annotations, key, value);
-                }
-            } else if ours(metadata, template) {
-                self.remove_entry(template, key, metadata);
-            } else {
-                self.remove_entry(metadata, annotations_key, annotations);
-            }
-        }
-        let Some(spec) = template.get("spec") else { return };
-        let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
-        let ours = |item: &Node| is_ours(text(item, "name").as_deref(), text(item, "conditionType").as_deref());
-        for container in spec.get("containers").map(Node::items).unwrap_or_default() {
-            // What is ours goes as a whole.
-            if !ours(container) {
-                self.remove_from_app(container);
-            }
-        }
-        for name in LISTS {
-            self.remove_items(spec, name, ours);
-        }
-    }
-
-    fn remove_from_app(&mut self, container: &Node) {
-        let text = |item: &Node, key: &str| item.get(key).and_then(Node::text).map(str::to_owned);
-        let ours = |item: &Node| ours(text(item, "name").as_deref(), text(item, "value").as_deref());
-        for item in container.get("env").map(Node::items).unwrap_or_default() {
-            if let (Some(Ours::Behind(own)), Some(value)) = (ours(item), item.get("value"))
-                && let Some(end) = self.end_of_text(value)
-            {
-                self.changes.push((end - own.len()..end, String::new()));
-            }
-        }
-        self.remove_items(container, "env", |item| ours(item) == Some(Ours::Whole));
-        self.remove_items(container, "volumeMounts", |item| text(item, "name").as_deref() == Some(SHIM_VOLUME));
-    }
-
-    /// Takes items from a list of a mapping, and the list if it was made for them.
-    fn remove_items(&mut self, mapping: &Node, name: &str, ours: impl Fn(&Node) -> bool) {
-        let Some((key, list)) = mapping.entry(name) else { return };
-        let items = list.items();
-        let is_block = matches!(list.kind, Kind::Sequence { flow: false, .. });
-        let in_flow = matches!(mapping.kind, Kind::Mapping { flow: true, .. });
-        if !items.is_empty() && items.iter().all(&ours) && (is_block || in_flow) {
-            self.remove_entry(mapping, key, list);
-            return;
-        }
-        for (i, item) in items.iter().enumerate().filter(|(_, item)| ours(item)) {
-            if is_block {
-                let from = self.dash(item).map_or(item.start.line, |dash| dash.line);
-                self.changes.push((self.line(from)..self.line(item.last_line + 1), String::new()));
-            } else {
-                let from = self.offset(item.start);
-                let to = items.get(i + 1).map_or_else(|| self.end_of_flow(list), |next| self.offset(next.start));
-                self.changes.push((from..to, String::new()));
-            }
-        }
-    }
-
     /// The dash of an item in block style: on its own line, or alone on one above it.
-    fn dash(&self, item: &Node) -> Option<Place> {
-        let before = &self.text[self.line(item.start.line)..self.offset(item.start)];
+    pub(super) fn dash(&self, item: &Node) -> Option<Place> {
+        let before = &self.text[self.line(item.start.line)..item.bytes.start];
         let lines = (0..item.start.line).rev().map(|line| (line, &self.text[self.line(line)..self.line(line + 1)]));
         for (line, text) in std::iter::once((item.start.line, before)).chain(lines) {
             let found = text.trim();
@@ -369,53 +315,4 @@ impl<'t> Edits<'t> {
         }
         None
     }
-
-    /// The closing bracket of a list of ours in flow style: it is on the last line, the first behind the last item.
-    fn end_of_flow(&self, list: &Node) -> usize {
-        let last = list.items().last().map_or_else(|| self.offset(list.start), |item| self.offset(item.start));
-        matching(self.text, last)
-    }
-
-    fn remove_entry(&mut self, mapping: &Node, key: &Node, value: &Node) {
-        match &mapping.kind {
-            Kind::Mapping { flow: true, entries } => {
-                let next = entries.iter().skip_while(|(other, _)| other.start != key.start).nth(1);
-                let from = self.offset(key.start);
-                let to = next.map_or_else(|| self.end_of_value(value), |(next, _)| self.offset(next.start));
-                self.changes.push((from..to, String::new()));
-            }
-            _ => self.changes.push((self.line(key.start.line)..self.line(value.last_line + 1), String::new())),
-        }
-    }
-
-    fn end_of_value(&self, value: &Node) -> usize {
-        let from = self.offset(value.start);
-        match &value.kind {
-            Kind::Sequence { .. } | Kind::Mapping { .. } => matching(self.text, from),
-            _ => from + self.text[from..].find(['}', ',', '\n']).unwrap_or(0),
-        }
-    }
-}
-
-/// Behind the bracket that closes the one here; quoted text is skipped.
-fn matching(text: &str, from: usize) -> usize {
-    let (mut depth, mut quote, mut escaped) = (0, None, false);
-    for (at, c) in text[from..].char_indices() {
-        match (quote, c) {
-            _ if escaped => escaped = false,
-            (Some('"'), '\\') => escaped = true,
-            (Some(open), c) if c == open => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '{' | '[') => depth += 1,
-            (None, '}' | ']') => {
-                depth -= 1;
-                if depth == 0 {
-                    return from + at + 1;
-                }
-            }
-            (None, _) => {}
-        }
-    }
-    text.len()
 }

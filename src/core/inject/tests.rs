@@ -215,7 +215,11 @@ fn pods_that_cannot_be_helped_are_refused() {
 fn what_cannot_be_changed_in_place_is_said() {
     let style = |text: &str| inject(text, &options()).unwrap_err().to_string();
     let anchors = "kind: Pod\nmetadata: {name: p}\nspec:\n  containers: &c\n  - name: a\n  initContainers: *c\n";
-    assert!(style(anchors).contains("anchors"), "{}", style(anchors));
+    assert!(
+        style(anchors).contains("document 1, line 6") && style(anchors).contains("an anchor"),
+        "{}",
+        style(anchors)
+    );
     let twice = "kind: Pod\nmetadata: {name: p}\nspec: {containers: []}\nmetadata: {name: q}\n";
     assert!(style(twice).contains("line 4: the key \"metadata\" is there twice"), "{}", style(twice));
     for broken in ["kind: Pod\n  bad: [", "\t- x: {", &format!("kind: {}", "[".repeat(5000))] {

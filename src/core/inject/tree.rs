@@ -1,9 +1,13 @@
 //! YAML with the places where each thing stands, so that it can be changed without being written anew.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, StructureStyle};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+
+use crate::core::inject::schema::{Tag, resolve};
 
 /// Kubernetes' own objects nest some thirty levels deep.
 const DEEPEST: usize = 100;
@@ -14,6 +18,9 @@ pub(super) struct Node {
     pub(super) kind: Kind,
     /// Where it begins: a block sequence at its first dash, a flow collection at its bracket.
     pub(super) start: Place,
+    /// Its bytes in the text, without anchor and tag; where a block collection or a block scalar ends is not said.
+    pub(super) bytes: Range<usize>,
+    pub(super) tag: Option<Tag>,
     /// The last line that holds something of it, from 0. Of a block scalar it is an upper bound.
     pub(super) last_line: usize,
 }
@@ -75,34 +82,19 @@ impl Node {
 
     /// Whether a value was left out: `key:` and nothing, or null.
     pub(super) fn is_null(&self) -> bool {
-        matches!(&self.kind, Kind::Scalar { text, plain: true } if matches!(&text[..], "" | "~" | "null"))
+        let Kind::Scalar { text, plain } = &self.kind else { return false };
+        let is_resolved = self.tag.map_or(*plain, |tag| tag == Tag::Plain);
+        is_resolved && matches!(&text[..], "" | "~" | "null" | "Null" | "NULL")
     }
 
-    /// Whether it holds an alias or a merge key, so that it cannot be understood by itself.
-    pub(super) fn has_aliases(&self) -> bool {
-        match &self.kind {
-            Kind::Alias => true,
-            Kind::Scalar { .. } => false,
-            Kind::Sequence { items, .. } => items.iter().any(Self::has_aliases),
-            Kind::Mapping { entries, .. } => {
-                entries.iter().any(|(key, value)| key.text() == Some("<<") || key.has_aliases() || value.has_aliases())
-            }
-        }
-    }
-
-    /// The node as data; plain scalars by YAML's core schema.
+    /// The node as data; an alias is null.
     pub(super) fn value(&self) -> Value {
-        match &self.kind {
-            Kind::Alias => Value::Null,
-            Kind::Scalar { text, plain: false } => text.as_str().into(),
-            Kind::Scalar { text, plain: true } => match &text[..] {
-                "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-                "true" | "True" | "TRUE" => true.into(),
-                "false" | "False" | "FALSE" => false.into(),
-                text => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
-            },
-            Kind::Sequence { items, .. } => items.iter().map(Self::value).collect(),
-            Kind::Mapping { entries, .. } => {
+        match (&self.kind, self.tag) {
+            (Kind::Alias, _) => Value::Null,
+            (Kind::Scalar { text, plain: true }, None) | (Kind::Scalar { text, .. }, Some(Tag::Plain)) => resolve(text),
+            (Kind::Scalar { text, .. }, _) => text.as_str().into(),
+            (Kind::Sequence { items, .. }, _) => items.iter().map(Self::value).collect(),
+            (Kind::Mapping { entries, .. }, _) => {
                 let entries = entries.iter().filter_map(|(key, value)| Some((key.text()?.to_owned(), value.value())));
                 Value::Object(entries.collect::<Map<_, _>>())
             }
@@ -115,6 +107,7 @@ impl Node {
 /// # Errors
 /// Line and column, and what is wrong there.
 pub(super) fn documents(text: &str) -> Result<Vec<Option<Node>>, String> {
+    check_lines(text)?;
     let mut reader = Reader { parser: Parser::new_from_str(text), length: text.chars().count() };
     let mut documents = Vec::new();
     loop {
@@ -128,6 +121,41 @@ pub(super) fn documents(text: &str) -> Result<Vec<Option<Node>>, String> {
             _ => {}
         }
     }
+}
+
+/// Whether all parsers see the same lines. Of YAML 1.1, which kubectl reads, a lone carriage return and some others end a
+/// line, of YAML 1.2 they do not; and a byte order mark is a space to some and an error to others.
+fn check_lines(text: &str) -> Result<(), String> {
+    let mut line = 1;
+    let mut is_json = None;
+    for (at, c) in text.char_indices() {
+        let what = match c {
+            '\n' => {
+                line += 1;
+                continue;
+            }
+            '\r' if text[at + 1..].starts_with('\n') => continue,
+            '\r' => "a carriage return without a line feed",
+            '\u{85}' => "a next line (U+0085)",
+            '\u{2028}' => "a line separator (U+2028)",
+            '\u{2029}' => "a paragraph separator (U+2029)",
+            '\u{feff}' if at > 0 => "a byte order mark (U+FEFF)",
+            _ => continue,
+        };
+        // In JSON's strings they are characters as others are.
+        if c != '\r' && *is_json.get_or_insert_with(|| is_strict_json(text)) {
+            continue;
+        }
+        return Err(format!(
+            "line {line}: {what}, which some parsers take for a line's end, and others do not; remove it, or write it as an \
+             escape in double quotes"
+        ));
+    }
+    Ok(())
+}
+
+fn is_strict_json(text: &str) -> bool {
+    serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>().all(|value| value.is_ok())
 }
 
 struct Reader<'t> {
@@ -153,6 +181,8 @@ impl<'t> Reader<'t> {
         if depth > DEEPEST {
             return Err(format!("line {}: nested more than {DEEPEST} levels deep", start.line + 1));
         }
+        let tag = event.tag().map(|tag| Tag::new(tag.core_suffix()));
+        let bytes = bytes(&span);
         match event {
             Event::Scalar(text, style, ..) => {
                 let plain = style == ScalarStyle::Plain;
@@ -166,9 +196,9 @@ impl<'t> Reader<'t> {
                 } else {
                     last_line(&span)
                 };
-                Ok(Node { kind: Kind::Scalar { text: text.into_owned(), plain }, start, last_line })
+                Ok(Node { kind: Kind::Scalar { text: text.into_owned(), plain }, start, bytes, tag, last_line })
             }
-            Event::Alias(_) => Ok(Node { kind: Kind::Alias, start, last_line: start.line }),
+            Event::Alias(_) => Ok(Node { kind: Kind::Alias, start, bytes, tag, last_line: start.line }),
             Event::SequenceStart(style, ..) => {
                 let (mut items, mut last) = (Vec::new(), start.line);
                 loop {
@@ -176,7 +206,8 @@ impl<'t> Reader<'t> {
                         (Event::SequenceEnd, end) => {
                             let flow = style == StructureStyle::Flow;
                             let last_line = if flow { place(&end.start).line } else { last };
-                            return Ok(Node { kind: Kind::Sequence { flow, items }, start, last_line });
+                            let bytes = bytes.start..self::bytes(&end).end;
+                            return Ok(Node { kind: Kind::Sequence { flow, items }, start, bytes, tag, last_line });
                         }
                         (event, span) => {
                             let item = self.node(event, span, depth + 1)?;
@@ -194,7 +225,8 @@ impl<'t> Reader<'t> {
                         (Event::MappingEnd, end) => {
                             let flow = style == StructureStyle::Flow;
                             let last_line = if flow { place(&end.start).line } else { last };
-                            return Ok(Node { kind: Kind::Mapping { flow, entries }, start, last_line });
+                            let bytes = bytes.start..self::bytes(&end).end;
+                            return Ok(Node { kind: Kind::Mapping { flow, entries }, start, bytes, tag, last_line });
                         }
                         (event, span) => {
                             let key = self.node(event, span, depth + 1)?;
@@ -214,6 +246,11 @@ impl<'t> Reader<'t> {
             other => Err(format!("line {}: {other:?} where a value was expected", start.line + 1)),
         }
     }
+}
+
+/// The parser knows them of every text that it has as a whole.
+fn bytes(span: &Span) -> Range<usize> {
+    span.byte_range().unwrap_or_default()
 }
 
 fn place(marker: &Marker) -> Place {

@@ -13,6 +13,15 @@ pub fn is_injected(template: &Value) -> bool {
 
 /// Adds to a pod template.
 pub fn apply(template: &mut Value, injection: &Injection) {
+    add(template, injection, |first| first);
+}
+
+/// The same with everything before what is there, as in a text.
+pub(super) fn add_first(template: &mut Value, injection: &Injection) {
+    add(template, injection, |_| true);
+}
+
+fn add(template: &mut Value, injection: &Injection, goes_first: impl Fn(bool) -> bool) {
     let annotations = object(
         object(object(template).entry("metadata").or_insert_with(|| json!({})))
             .entry("annotations")
@@ -49,7 +58,7 @@ pub fn apply(template: &mut Value, injection: &Injection) {
             *list = json!([]);
         }
         if let Value::Array(list) = list {
-            let at = if first { 0 } else { list.len() };
+            let at = if goes_first(first) { 0 } else { list.len() };
             list.splice(at..at, items.iter().cloned());
         }
     }
@@ -76,6 +85,32 @@ pub fn remove(template: &mut Value) {
             spec.shift_remove(list);
         }
     }
+}
+
+/// A pod template without what says nothing: collections that are empty where something may be added.
+pub(super) fn without_empty(mut template: Value) -> Value {
+    let prune = |value: Option<&mut Value>, keys: &[&str]| {
+        let Some(Value::Object(map)) = value else { return };
+        for key in keys {
+            let is_empty = |value: &Value| match value {
+                Value::Object(map) => map.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                _ => false,
+            };
+            if map.get(*key).is_some_and(is_empty) {
+                map.shift_remove(*key);
+            }
+        }
+    };
+    prune(template.get_mut("metadata"), &["annotations"]);
+    prune(Some(&mut template), &["metadata"]);
+    if let Some(spec) = template.get_mut("spec") {
+        if let Some(Value::Array(containers)) = spec.get_mut("containers") {
+            containers.iter_mut().for_each(|container| prune(Some(container), &["env", "volumeMounts"]));
+        }
+        prune(Some(spec), &LISTS);
+    }
+    template
 }
 
 fn remove_from_app(container: &mut Value) {
