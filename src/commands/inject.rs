@@ -16,6 +16,10 @@ const LARGEST: u64 = 256 << 20;
 
 pub(super) fn run(args: &InjectArgs) -> Result<Outcome, Failure> {
     let options = options(&args.injection)?;
+    // Said of the options, and not of the first pod; and of what has no pod too.
+    if !args.uninject {
+        inject::check_options(&options).map_err(Failure::usage)?;
+    }
     let mut whole = String::new();
     for (name, text) in manifests(&args.files)? {
         let edited = if args.uninject { inject::uninject(&text) } else { inject::inject(&text, &options) };

@@ -24,11 +24,11 @@ pub use text::{Edited, Untouched, annotate, inject, uninject};
 pub use value::{apply, is_injected, remove};
 
 use crate::core::backend::BackendChoice;
-use crate::core::config::{ClusterPorts, ConfigError};
+use crate::core::config::{AgentPorts, ClusterPorts, ConfigError};
 use crate::core::identity::Allow;
 use crate::core::ports::{PortError, PortRange, Preset};
 use crate::core::route::{TlsMode, TrafficPath};
-use crate::core::sidecar::parse_date;
+use crate::core::sidecar::{check_listeners, parse_date};
 
 /// The names of what is added: containers and volume.
 pub const NAMES: [&str; 4] = [INIT, SIDECAR, VOLUME, SHIM_VOLUME];
@@ -302,7 +302,14 @@ pub fn check_options(options: &Options) -> Result<(), Refused> {
     if let Some(day) = &options.permissive_until {
         parse_date(day).map_err(|error| Refused::BadOption("permissive-until", error.to_string()))?;
     }
-    Ok(())
+    // Its own ports are always the defaults.
+    let ports = AgentPorts::default().checked(&options.ports);
+    ports.map_err(|error| Refused::BadOption("the cluster's ports", error.to_string()))?;
+    match options.path {
+        TrafficPath::Rules => Ok(()),
+        TrafficPath::Ports => check_listeners(&options.ports.remoting)
+            .map_err(|error| Refused::BadOption("remoting-port", error.to_string())),
+    }
 }
 
 fn choice<T: clap::ValueEnum>(value: &str) -> Result<T, String> {

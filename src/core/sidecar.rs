@@ -367,10 +367,18 @@ impl RawSidecar {
         if let Some(address) = self.pod_ips.iter().find(|ip| is_this_host(**ip) || ip.is_multicast()) {
             return Err(SidecarError::BadPodAddress(*address));
         }
-        match self.cluster.remoting.iter().take(MOST_LISTENERS + 1).count() {
-            ports if ports > MOST_LISTENERS => Err(SidecarError::TooManyPorts(self.cluster.remoting.iter().count())),
-            _ => Ok(()),
-        }
+        check_listeners(&self.cluster.remoting)
+    }
+}
+
+/// Whether a sidecar can listen on these ports itself.
+///
+/// # Errors
+/// [`SidecarError::TooManyPorts`].
+pub fn check_listeners(remoting: &PortSet) -> Result<(), SidecarError> {
+    match remoting.iter().take(MOST_LISTENERS + 1).count() {
+        ports if ports > MOST_LISTENERS => Err(SidecarError::TooManyPorts(remoting.iter().count())),
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use bypassctl::core::inject::{inject, uninject};
 use bypassctl::core::route::TrafficPath;
 
-use crate::{SidecarKind, options};
+use crate::{Command, SidecarKind, options};
 
 fn injected(text: &str) -> Result<String, String> {
     let options = options(SidecarKind::Native, TrafficPath::Rules);
@@ -150,4 +150,44 @@ fn ends_of_lines_that_parsers_do_not_agree_on_are_refused() {
     }
     assert!(injected(&pod.replace('\n', "\r\n")).is_ok() && injected(&format!("\u{feff}{pod}")).is_ok());
     assert!(injected(&pod.replace("name: a", "name: a\0b")).is_err());
+}
+
+/// A sidecar that would not start, and an app that would not listen.
+#[test]
+fn ports_of_the_agents_own_are_refused_and_warned_of() {
+    let pod = "kind: Pod\nmetadata:\n  name: p\n  annotations: {bypassctl.io/remoting-port: \"15550\"}\nspec:\n  containers: [{name: a}]\n";
+    let refused = injected(pod).unwrap_err();
+    assert!(refused.contains("15550") && refused.contains("--admin-port"), "{refused}");
+    for (command, port) in [("inject", "15550"), ("inject", "15552"), ("inject", "2552,15553"), ("webhook", "15550")] {
+        let tls = ["--tls-dir=/nowhere", "--listen=127.0.0.1:0"];
+        let options = if command == "webhook" { &tls[..] } else { &[] };
+        let output = Command::new(env!("CARGO_BIN_EXE_bypassctl"))
+            .env_clear()
+            .args([command, "--remoting-port", port])
+            .args(options)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("give each use ports of its own"), "{said}");
+    }
+    let notes = |spec: &str, path| {
+        let edited =
+            inject(&format!("kind: Pod\nmetadata: {{name: p}}\nspec: {spec}\n"), &options(SidecarKind::Native, path));
+        edited.unwrap().notes.into_iter().map(|(_, note)| note).filter(|note| note.contains("sidecar's own")).count()
+    };
+    let app = |port: &str| format!("{{containers: [{{name: a, ports: [{{containerPort: {port}}}]}}]}}");
+    for port in ["15550", "15552", "15553", "0x3cbe"] {
+        assert_eq!(notes(&app(port), TrafficPath::Rules), 1, "{port}");
+    }
+    assert_eq!(notes(&app("15553"), TrafficPath::Ports), 0, "nobody listens there");
+    assert_eq!(notes(&app("15550, protocol: UDP"), TrafficPath::Rules), 0);
+    assert_eq!(
+        notes(
+            "{containers: [{name: a}], initContainers: [{name: i, ports: [{containerPort: 15550}]}]}",
+            TrafficPath::Rules
+        ),
+        1
+    );
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::core::backend::BackendChoice;
-use crate::core::config::DEFAULT_ADMIN_PORT;
+use crate::core::config::{AgentPorts, DEFAULT_ADMIN_PORT};
 use crate::core::inject::apps::SHIM_DIR;
 use crate::core::inject::{
     AGENT_UID, AppChange, GATE, INIT, INJECTED, Injection, Options, SHIM_VOLUME, SIDECAR, SidecarKind, VOLUME,
@@ -195,6 +195,7 @@ fn notes(template: &Value, options: &Options) -> Vec<String> {
                 .to_owned(),
         );
     }
+    notes.extend(taken_ports(spec, options.path));
     for container in template["spec"]["containers"].as_array().into_iter().flatten() {
         let name = container["name"].as_str().unwrap_or_default();
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
@@ -207,6 +208,30 @@ fn notes(template: &Value, options: &Options) -> Vec<String> {
                 notes.push(format!(
                     "{probe} of container {name} dials remoting: the sidecar answers it, and it says nothing of the app; \
                      ask management's /ready instead"
+                ));
+            }
+        }
+    }
+    notes
+}
+
+/// Ports of the app's containers on which the sidecar listens.
+fn taken_ports(spec: &Value, path: TrafficPath) -> Vec<String> {
+    let AgentPorts { outbound, inbound, admin } = AgentPorts::default();
+    let own = match path {
+        TrafficPath::Rules => vec![outbound, inbound, admin],
+        TrafficPath::Ports => vec![outbound, admin],
+    };
+    let containers = ["initContainers", "containers"].into_iter().filter_map(|list| spec[list].as_array()).flatten();
+    let mut notes = Vec::new();
+    for container in containers {
+        let name = container["name"].as_str().unwrap_or_default();
+        for port in container["ports"].as_array().into_iter().flatten() {
+            let number = port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+            let is_tcp = port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP");
+            if let Some(number) = number.filter(|number| is_tcp && own.contains(number)) {
+                notes.push(format!(
+                    "port {number} of container {name} is the sidecar's own: one of the two cannot listen; give the container another"
                 ));
             }
         }
