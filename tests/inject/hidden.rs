@@ -46,6 +46,9 @@ fn no_alias_hides_a_template() {
         ("an object", 4, "kind: List\nx: &p {kind: Pod}\nitems:\n- *p\n".to_owned()),
         ("items", 3, "kind: List\nx: &p [{kind: Pod}]\nitems: *p\n".to_owned()),
         ("spec of statefulset/default/b", 3, format!("kind: StatefulSet\n{name}spec: !mine {{template: {{}}}}\n")),
+        ("an object", 3, format!("x: &k spec\nkind: Deployment\n*k : {{template: {{}}}}\n{name}")),
+        ("spec of deployment/default/b", 4, format!("x: &k template\nkind: Deployment\n{name}spec: {{*k : {{}}}}\n")),
+        ("an object", 2, "kind: Pod\n!!binary c3BlYw==: {containers: []}\n".to_owned()),
         ("kind", 1, "kind: !!binary UG9k\nspec: {}\n".to_owned()),
         (
             "the pod template of pod/default/",

@@ -108,18 +108,24 @@ fn named<'n>(way: &Way, node: &'n Node) -> Result<(&'n str, &'n str), Untouched>
     Ok((name.unwrap_or_default().trim_end_matches('-'), namespace))
 }
 
-/// What keeps a node from being understood by itself: its line, and how.
+/// What keeps a node from being understood by itself, its keys included: the line, and how.
 fn hidden(node: &Node) -> Option<(usize, &'static str)> {
-    let line = node.start.line + 1;
-    if matches!(node.kind, Kind::Alias) {
-        return Some((line, "a YAML alias (of an anchor), and what it says stands elsewhere"));
-    }
-    if node.tag == Some(Tag::Other) {
-        return Some((line, "a YAML tag that is not JSON's, and parsers do not agree on what it makes of that"));
-    }
-    let Kind::Mapping { entries, .. } = &node.kind else { return None };
-    let (key, _) = entries.iter().find(|(key, _)| key.text() == Some("<<"))?;
-    Some((key.start.line + 1, "a YAML merge key (of an anchor), and what it says stands elsewhere"))
+    const ALIAS: &str = "a YAML alias (of an anchor), and what it says stands elsewhere";
+    const MERGE: &str = "a YAML merge key (of an anchor), and what it says stands elsewhere";
+    const TAG: &str = "a YAML tag that is not JSON's, and parsers do not agree on what it makes of that";
+    let alone = |node: &Node| match (&node.kind, node.tag) {
+        (Kind::Alias, _) => Some(ALIAS),
+        (_, Some(Tag::Other)) => Some(TAG),
+        _ => None,
+    };
+    let keys = match &node.kind {
+        Kind::Mapping { entries, .. } => &entries[..],
+        _ => &[],
+    };
+    let key = |key: &Node| alone(key).or_else(|| (key.text() == Some("<<")).then_some(MERGE));
+    let found = alone(node).map(|how| (node, how));
+    let (node, how) = found.or_else(|| keys.iter().find_map(|(name, _)| Some((name, key(name)?))))?;
+    Some((node.start.line + 1, how))
 }
 
 /// The same of a node and all that is in it.
@@ -127,8 +133,6 @@ fn hidden_within(node: &Node) -> Option<(usize, &'static str)> {
     hidden(node).or_else(|| match &node.kind {
         Kind::Alias | Kind::Scalar { .. } => None,
         Kind::Sequence { items, .. } => items.iter().find_map(hidden_within),
-        Kind::Mapping { entries, .. } => {
-            entries.iter().find_map(|(key, value)| hidden_within(key).or_else(|| hidden_within(value)))
-        }
+        Kind::Mapping { entries, .. } => entries.iter().find_map(|(_, value)| hidden_within(value)),
     })
 }
