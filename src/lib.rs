@@ -20,6 +20,7 @@ pub mod commands;
 pub mod core;
 pub mod demo;
 pub mod http;
+pub mod listen;
 pub mod netfilter;
 pub mod pod;
 pub mod proxy;

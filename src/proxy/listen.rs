@@ -3,15 +3,12 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::core::route::TrafficPath;
 use crate::core::sidecar::SidecarConfig;
+use crate::listen::{self, Unbound};
 use crate::proxy::ProxyError;
-
-/// Connections that the kernel may complete before we take them; a whole cluster dials at once after a restart.
-const BACKLOG: i32 = 1024;
 
 /// All listeners.
 #[derive(Debug)]
@@ -53,37 +50,17 @@ impl Listeners {
     }
 }
 
-/// Binds both families; a kernel without IPv6 has no IPv6 traffic to miss.
 fn bind_both(option: &'static str, addresses: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, ProxyError> {
     let [v4, v6] = addresses;
-    let mut listeners = vec![bind_one(option, v4, port)?];
-    match bind_one(option, v6, port) {
-        Ok(listener) => listeners.push(listener),
-        Err(ProxyError::Bind { source, .. }) if is_family_absent(&source) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(listeners)
-}
-
-fn is_family_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+    listen::bind_both(v4, v6, port).map_err(|unbound| failed(option, unbound))
 }
 
 fn bind_one(option: &'static str, address: IpAddr, port: u16) -> Result<TcpListener, ProxyError> {
-    let address = SocketAddr::new(address, port);
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // IPv4 has a listener of its own: a mapped address would need another way to its original destination.
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        TcpListener::from_std(socket.into())
-    };
-    bind().map_err(|source| ProxyError::Bind { option, address, advice: advice(option, &source), source })
+    listen::bind(SocketAddr::new(address, port)).map_err(|unbound| failed(option, unbound))
+}
+
+fn failed(option: &'static str, Unbound { address, source }: Unbound) -> ProxyError {
+    ProxyError::Bind { option, address, advice: advice(option, &source), source }
 }
 
 fn advice(option: &str, error: &io::Error) -> String {
