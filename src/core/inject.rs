@@ -341,8 +341,14 @@ fn refuse(kind: &str, template: &Value, options: &Options) -> Result<(), Refused
     if spec["containers"].as_array().is_none_or(Vec::is_empty) {
         return Err(Refused::NoContainers);
     }
-    if options.sidecar == SidecarKind::Classic && matches!(kind, "Job" | "CronJob") {
-        return Err(Refused::NeverOver(kind.to_owned()));
+    if options.sidecar == SidecarKind::Classic {
+        // Whose pods they are besides Jobs, workflow engines' for instance, nobody can list.
+        let ends = spec["restartPolicy"].as_str().filter(|policy| *policy != "Always");
+        match ends {
+            _ if matches!(kind, "Job" | "CronJob") => return Err(Refused::NeverOver(kind.to_owned())),
+            Some(policy) => return Err(Refused::NeverOver(format!("{kind} with restartPolicy {policy}"))),
+            None => {}
+        }
     }
     let uid = |of: &Value| of["securityContext"]["runAsUser"].as_i64();
     for list in LISTS {

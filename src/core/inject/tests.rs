@@ -209,6 +209,9 @@ fn pods_that_cannot_be_helped_are_refused() {
     let classic = Options { sidecar: SidecarKind::Classic, ..options() };
     let job = plan("Job", "a", &json!({"spec": {"containers": app}}), &classic);
     assert_eq!(job, Err(Refused::NeverOver("Job".to_owned())));
+    let pod = |policy: &str| plan("Pod", "a", &json!({"spec": {"restartPolicy": policy, "containers": app}}), &classic);
+    assert_eq!(pod("OnFailure"), Err(Refused::NeverOver("Pod with restartPolicy OnFailure".to_owned())));
+    assert!(pod("Always").is_ok());
 }
 
 #[test]
