@@ -1,12 +1,24 @@
 //! What the webhook answers the API server: an `AdmissionReview` in, the same with a JSON patch out.
 //!
 //! Invariant: a pod that is asked for either gets all of [`crate::core::inject::plan`], or is refused with the reason, or
-//! wants nothing; never a part.
+//! wants nothing; never a part. What is said of it is bounded, whatever the pod says.
+
+mod read;
 
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use crate::core::inject::{self, Injection, Options, is_injected};
+
+pub use read::read;
+
+/// Of a name, in bytes: a namespace, and what a pod may be called.
+const LONGEST_NAME: usize = 320;
+/// Of a note or a reason, in bytes; API servers pass on no more of a warning than 256 characters.
+const LONGEST_NOTE: usize = 1024;
+const MOST_NOTES: usize = 16;
+/// API servers' are UUIDs.
+const LONGEST_UID: usize = 128;
 
 /// How a review ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +61,17 @@ pub struct Answer {
 
 /// What is no review of a pod that is to be created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no AdmissionReview of admission.k8s.io/v1 that the webhook can answer: {0}")]
-pub struct NoReview(&'static str);
+pub enum NoReview {
+    /// It could not be read.
+    #[error("the body is no JSON: {0}")]
+    NoJson(String),
+    /// It would take too much memory.
+    #[error("the body has more than {0} values, and no pod has as many")]
+    TooMany(u32),
+    /// It asks about something else.
+    #[error("no AdmissionReview of admission.k8s.io/v1 that the webhook can answer: {0}")]
+    Other(&'static str),
+}
 
 /// Judges one review.
 ///
@@ -58,19 +79,22 @@ pub struct NoReview(&'static str);
 /// If it is none, or asks about something else than a pod that is created: the configuration asks for nothing else.
 pub fn review(asked: &Value, options: &Options) -> Result<Answer, NoReview> {
     if asked["apiVersion"] != "admission.k8s.io/v1" || asked["kind"] != "AdmissionReview" {
-        return Err(NoReview("apiVersion and kind are others"));
+        return Err(NoReview::Other("apiVersion and kind are others"));
     }
     let request = &asked["request"];
-    let uid = request["uid"].as_str().ok_or(NoReview("its request has no uid"))?;
+    let uid = request["uid"].as_str().ok_or(NoReview::Other("its request has no uid"))?;
+    if uid.len() > LONGEST_UID {
+        return Err(NoReview::Other("its request's uid is none"));
+    }
     if request["kind"]["group"] != "" || request["kind"]["kind"] != "Pod" {
-        return Err(NoReview("it is not about a Pod"));
+        return Err(NoReview::Other("it is not about a Pod"));
     }
     if request["operation"] != "CREATE" || request["subResource"].as_str().is_some_and(|sub| !sub.is_empty()) {
-        return Err(NoReview("nothing is created"));
+        return Err(NoReview::Other("nothing is created"));
     }
     let pod = &request["object"];
     if !pod["spec"].is_object() {
-        return Err(NoReview("its pod has no spec"));
+        return Err(NoReview::Other("its pod has no spec"));
     }
     let mut response = json!({"uid": uid, "allowed": true});
     let (verdict, notes) = match judge(pod, options) {
@@ -78,14 +102,15 @@ pub fn review(asked: &Value, options: &Options) -> Result<Answer, NoReview> {
             let patch = Value::from(patch(pod, &injection)).to_string();
             response["patchType"] = "JSONPatch".into();
             response["patch"] = json!(ByteString(patch.into_bytes()));
-            (Verdict::Injected, injection.notes)
+            (Verdict::Injected, shortened(injection.notes))
         }
         Ok(None) => (Verdict::Untouched, Vec::new()),
         Err(refused) => {
+            let refused = cut(refused.to_string(), LONGEST_NOTE);
             let message = format!("bypassctl: {refused}; to run this pod without the agent, annotate it {OPT_OUT}");
             response["allowed"] = false.into();
             response["status"] = json!({"status": "Failure", "reason": "Forbidden", "code": 403, "message": message});
-            (Verdict::Refused, vec![refused.to_string()])
+            (Verdict::Refused, vec![refused])
         }
     };
     if verdict == Verdict::Injected && !notes.is_empty() {
@@ -103,7 +128,10 @@ fn judge(pod: &Value, options: &Options) -> Result<Option<Injection>, inject::Re
     if is_injected(pod) && has_sidecar(&pod["spec"]) {
         return Ok(None);
     }
-    inject::plan("Pod", &workload(&pod["metadata"]), pod, options)
+    let metadata = &pod["metadata"];
+    // A Job's pod is one that has to end.
+    let kind = if controller(metadata).is_some_and(|(kind, _)| kind == "Job") { "Job" } else { "Pod" };
+    inject::plan(kind, &workload(metadata), pod, options)
 }
 
 fn has_sidecar(spec: &Value) -> bool {
@@ -112,14 +140,18 @@ fn has_sidecar(spec: &Value) -> bool {
     containers.any(|container| container["name"] == inject::SIDECAR)
 }
 
+/// Kind and name of who made the pod.
+fn controller(metadata: &Value) -> Option<(&str, &str)> {
+    let owner = metadata["ownerReferences"].as_array()?.iter().find(|owner| owner["controller"] == true)?;
+    Some((owner["kind"].as_str()?, owner["name"].as_str()?))
+}
+
 /// The name that the workload's manifest has: what the Secret of the certificate is named after.
 ///
 /// Source: the names that the controllers of Deployments (`NAME-HASH`, its hash also a label) and CronJobs (`NAME-MINUTES`,
 /// since the epoch) give to what they make.
 fn workload(metadata: &Value) -> String {
-    let owners = metadata["ownerReferences"].as_array();
-    let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true);
-    let Some((kind, name)) = owner.and_then(|owner| Some((owner["kind"].as_str()?, owner["name"].as_str()?))) else {
+    let Some((kind, name)) = controller(metadata) else {
         let generated = metadata["generateName"].as_str().unwrap_or_default().trim_end_matches('-');
         return metadata["name"].as_str().unwrap_or(generated).to_owned();
     };
@@ -186,10 +218,30 @@ fn patch(pod: &Value, injection: &Injection) -> Vec<Value> {
 fn shown_name(request: &Value) -> String {
     let namespace = request["namespace"].as_str().unwrap_or_default();
     let metadata = &request["object"]["metadata"];
-    match (metadata["name"].as_str(), metadata["generateName"].as_str()) {
+    let shown = match (metadata["name"].as_str(), metadata["generateName"].as_str()) {
         (Some(name), _) => format!("{namespace}/{name}"),
         (None, start) => format!("{namespace}/{}*", start.unwrap_or_default()),
+    };
+    cut(shown, LONGEST_NAME)
+}
+
+fn shortened(mut notes: Vec<String>) -> Vec<String> {
+    let more = notes.len().saturating_sub(MOST_NOTES);
+    notes.truncate(MOST_NOTES);
+    let mut notes: Vec<String> = notes.into_iter().map(|note| cut(note, LONGEST_NOTE)).collect();
+    if more > 0 {
+        notes.push(format!("and {more} more"));
     }
+    notes
+}
+
+/// What a pod says may be as long as its author likes, and stands in logs and answers.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ pub(crate) struct Places<T> {
     by_source: HashMap<IpAddr, VecDeque<Held<T>>>,
     taken: usize,
     most: usize,
+    share: usize,
+    spares_loopback: bool,
     entered: u64,
 }
 
@@ -49,18 +51,23 @@ pub(crate) enum Admitted<T> {
 }
 
 impl<T> Places<T> {
+    /// Loopback, which is this pod itself, has no share to keep to, and never gives way.
     pub(crate) fn new(most: usize) -> Self {
-        Self { by_source: HashMap::new(), taken: 0, most, entered: 0 }
+        Self { spares_loopback: true, ..Self::strict(most, most.div_ceil(SHARE).max(MODEST)) }
     }
 
-    /// Asks for a place. Loopback, which is this pod itself, has no share to keep to, and never gives way.
+    /// At most `share` a source, whatever it is.
+    pub(crate) fn strict(most: usize, share: usize) -> Self {
+        Self { by_source: HashMap::new(), taken: 0, most, share, spares_loopback: false, entered: 0 }
+    }
+
+    /// Asks for a place.
     pub(crate) fn enter(&mut self, source: IpAddr, holder: T, now: Instant) -> Admitted<T> {
         let source = source.to_canonical();
-        let held = if source.is_loopback() { 0 } else { self.held_by(source) };
-        let share = self.most.div_ceil(SHARE).max(MODEST);
-        let from = if held < share && self.taken < self.most {
+        let held = if self.spares(source) { 0 } else { self.held_by(source) };
+        let from = if held < self.share && self.taken < self.most {
             return Admitted::Free(self.take(source, holder, now));
-        } else if held >= share {
+        } else if held >= self.share {
             source
         } else {
             match self.greediest() {
@@ -94,6 +101,16 @@ impl<T> Places<T> {
         }
     }
 
+    /// That a holder gets on: it is the youngest of its source again.
+    pub(crate) fn renew(&mut self, ticket: Ticket, now: Instant) {
+        let Some(held) = self.by_source.get_mut(&ticket.source) else { return };
+        if let Some(at) = held.iter().position(|held| held.number == ticket.number)
+            && let Some(holder) = held.remove(at)
+        {
+            held.push_back(Held { since: now, ..holder });
+        }
+    }
+
     /// How many places are taken.
     pub(crate) fn taken(&self) -> usize {
         self.taken
@@ -101,7 +118,11 @@ impl<T> Places<T> {
 
     /// Whether the holder's source has more places than a node needs.
     pub(crate) fn is_greedy(&self, ticket: Ticket) -> bool {
-        !ticket.source.is_loopback() && self.held_by(ticket.source) > MODEST
+        !self.spares(ticket.source) && self.held_by(ticket.source) > MODEST
+    }
+
+    fn spares(&self, source: IpAddr) -> bool {
+        self.spares_loopback && source.is_loopback()
     }
 
     fn held_by(&self, source: IpAddr) -> usize {
@@ -110,7 +131,7 @@ impl<T> Places<T> {
 
     /// Who has most, and how many, if that is more than anybody needs.
     fn greediest(&self) -> Option<(usize, IpAddr)> {
-        let strangers = self.by_source.iter().filter(|(source, _)| !source.is_loopback());
+        let strangers = self.by_source.iter().filter(|(source, _)| !self.spares(**source));
         strangers.map(|(source, held)| (held.len(), *source)).max().filter(|(most, _)| *most > MODEST)
     }
 
@@ -226,6 +247,27 @@ mod tests {
         }
         assert_eq!(places.enter(own, (0, 0), now + STALE), Admitted::Full((0, 0)));
         assert_eq!(places.enter(address(1), (1, 1), now + STALE), Admitted::Full((1, 1)));
+    }
+
+    #[test]
+    fn whoever_is_still_of_use_gives_way_last() {
+        let (own, now) = (IpAddr::from([127, 0, 0, 1]), Instant::now());
+        let mut places = Places::strict(8, 8);
+        let tickets: Vec<Ticket> = (0..8)
+            .map(|nth| match places.enter(own, (0, nth), now) {
+                Admitted::Free(ticket) => ticket,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let later = now + STALE;
+        places.renew(tickets[0], later);
+        let first = places.enter(address(1), (1, 1), later);
+        assert!(matches!(first, Admitted::InsteadOf((0, 1), _)), "loopback is not spared: {first:?}");
+        assert!(matches!(places.enter(address(1), (1, 2), later), Admitted::InsteadOf((0, 2), _)));
+        places.renew(tickets[1], later);
+        assert_eq!(places.taken(), 8, "who has given way is not there again");
+        places.leave(tickets[0]);
+        assert_eq!(places.taken(), 7);
     }
 
     #[test]

@@ -8,31 +8,27 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum_server::Server;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::tls::timestamp;
-use crate::webhook::door::Door;
+use crate::webhook::port::Port;
 use crate::webhook::server::Shared;
 
-/// Probes and scrapers ask at once.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// After this a connection ends, whatever it does: probes and scrapers ask at once.
+const LONGEST: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn serve(listeners: Vec<TcpListener>, shared: Arc<Shared>) {
+    let door = Arc::clone(&shared.admin);
     let router = Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(shared);
-    let mut server = Server::<std::net::SocketAddr>::from_listener(listener)
-        .http1_only()
-        .first_request_timeout(PATIENCE)
-        .acceptor(Door::new());
-    server.http_builder().http1().header_read_timeout(PATIENCE);
-    if let Err(error) = server.serve(router.into_make_service()).await {
-        tracing::error!(%error, "the admin port failed");
-    }
+    let port = Port { door, certificate: None, idle: LONGEST, longest: Some(LONGEST), router };
+    // Until the process ends: probes ask while it stops, too.
+    port.serve(listeners, CancellationToken::new()).await;
 }
 
 /// Why it is not ready; `Ok` with what is worth knowing.
@@ -64,7 +60,8 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let form = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     let ready = readiness(&shared, OffsetDateTime::now_utc()).is_ok();
-    match shared.metrics.render(ready, shared.current.get().map(|current| current.state().not_after)) {
+    let not_after = shared.current.get().map(|current| current.state().not_after);
+    match shared.metrics.render(ready, not_after, [shared.door.taken(), shared.admin.taken()]) {
         Ok(text) => (form, text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

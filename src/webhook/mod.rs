@@ -5,8 +5,10 @@
 mod admin;
 mod door;
 mod metrics;
+mod mutate;
 mod own;
 mod pair;
+mod port;
 mod server;
 
 pub use own::{Own, OwnError};

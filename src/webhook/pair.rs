@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum_server::tls_rustls::RustlsConfig;
+use rustls::ServerConfig;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -27,7 +27,7 @@ pub enum Source {
 /// What is served now.
 #[derive(Debug)]
 pub(super) struct Current {
-    pub(super) config: RustlsConfig,
+    server: RwLock<Arc<ServerConfig>>,
     state: RwLock<State>,
 }
 
@@ -41,7 +41,12 @@ pub(super) struct State {
 impl Current {
     pub(super) fn new(serving: &Serving) -> Arc<Self> {
         let state = State { not_after: serving.leaf.not_after, fault: None };
-        Arc::new(Self { config: RustlsConfig::from_config(with_alpn(serving)), state: RwLock::new(state) })
+        Arc::new(Self { server: RwLock::new(with_alpn(serving)), state: RwLock::new(state) })
+    }
+
+    /// For the next handshake.
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn state(&self) -> State {
@@ -53,7 +58,7 @@ impl Current {
             names = ?serving.leaf.subject_alt_names, not_after = %timestamp(serving.leaf.not_after),
             "another certificate serves now"
         );
-        self.config.reload_from_config(with_alpn(serving));
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = with_alpn(serving);
         let state = State { not_after: serving.leaf.not_after, fault: None };
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
@@ -72,8 +77,8 @@ impl Current {
     }
 }
 
-fn with_alpn(serving: &Serving) -> Arc<rustls::ServerConfig> {
-    let mut config = rustls::ServerConfig::clone(&serving.server);
+fn with_alpn(serving: &Serving) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::clone(&serving.server);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }

@@ -1,42 +1,41 @@
 //! Starts, serves and ends the webhook.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use axum_server::tls_rustls::RustlsAcceptor;
-use axum_server::{Handle, Server};
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::core::admission::{self, Verdict};
 use crate::core::inject::Options;
+use crate::listen::{self, Unbound};
 use crate::tls::CredentialError;
 use crate::webhook::admin;
-use crate::webhook::door::Door;
+use crate::webhook::door::{Door, Large, Reminder};
 use crate::webhook::metrics::Metrics;
+use crate::webhook::mutate::mutate;
 use crate::webhook::own::OwnError;
 use crate::webhook::pair::{self, Current, Source};
+use crate::webhook::port::Port;
 
-/// A pod of the most that etcd takes, with the review around it, in bytes.
-const LARGEST_BODY: usize = 8 << 20;
-/// How long a caller may take for its handshake, and then for its first request.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// API servers keep a few connections each; the rest is for strangers to fill.
+const MOST_CONNECTIONS: usize = 512;
+/// An API server that opens one a request, on a day with many pods.
+const MOST_A_SOURCE: usize = 128;
+/// Probes, a scraper and a few people.
+const MOST_ADMIN: usize = 64;
+const MOST_ADMIN_A_SOURCE: usize = 8;
+/// Bodies, or answers, that are large, and how many of them one source may have; what they take is in the chart's limit.
+const MOST_LARGE: usize = 4;
+const MOST_LARGE_A_SOURCE: usize = 2;
 /// Longer than an API server keeps an idle connection (90 s), so that it never writes into one that is just closed.
 const IDLE: Duration = Duration::from_secs(120);
 /// After SIGTERM, until no node sends new connections here.
 const FORGOTTEN: Duration = Duration::from_secs(5);
-/// Until open requests are answered.
-const LAST_ANSWERS: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// What to serve, and where.
@@ -55,13 +54,8 @@ pub struct Webhook {
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
     /// An address that cannot be had.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] Unbound),
     /// Files that are no certificate.
     #[error(transparent)]
     Certificate(#[from] CredentialError),
@@ -72,8 +66,13 @@ pub enum WebhookError {
 
 /// What is known between requests.
 pub(super) struct Shared {
-    options: Options,
+    pub(super) options: Options,
     pub(super) metrics: Metrics,
+    pub(super) door: Arc<Door>,
+    pub(super) admin: Arc<Door>,
+    pub(super) large: Large,
+    /// For what strangers, too, can cause.
+    pub(super) reminder: Reminder,
     pub(super) current: tokio::sync::OnceCell<Arc<Current>>,
     /// Why there is no certificate yet.
     pub(super) waiting: std::sync::Mutex<Option<String>>,
@@ -86,13 +85,16 @@ pub(super) struct Shared {
 /// See [`WebhookError`]. An API server that does not answer is waited for; `/ready` says so meanwhile.
 pub async fn run(webhook: Webhook) -> Result<(), WebhookError> {
     let Webhook { listen, admin, options, source } = webhook;
-    let bind =
-        async |address| TcpListener::bind(address).await.map_err(|source| WebhookError::Listen { address, source });
-    let (listener, admin) = (bind(listen).await?, bind(admin).await?);
+    let (listeners, admin) = (bind(listen)?, bind(admin)?);
     let stop = CancellationToken::new();
+    let metrics = Metrics::new();
     let shared = Arc::new(Shared {
         options,
-        metrics: Metrics::new(),
+        door: Door::new(MOST_CONNECTIONS, MOST_A_SOURCE, metrics.turned_away("webhook")),
+        admin: Door::new(MOST_ADMIN, MOST_ADMIN_A_SOURCE, metrics.turned_away("admin")),
+        large: Large::new(MOST_LARGE, MOST_LARGE_A_SOURCE),
+        reminder: Reminder::default(),
+        metrics,
         current: tokio::sync::OnceCell::new(),
         waiting: std::sync::Mutex::default(),
         stop: stop.clone(),
@@ -108,8 +110,16 @@ pub async fn run(webhook: Webhook) -> Result<(), WebhookError> {
     let Some(current) = certificate(source, &shared).await? else { return Ok(()) };
     tracing::info!(%listen, "serving");
     let _ = shared.current.set(Arc::clone(&current));
-    serve(listener, &current, Arc::clone(&shared)).await?;
+    serve(listeners, current, shared).await;
     Ok(())
+}
+
+/// `[::]` is every address, of either family; a node without IPv6 has those of IPv4.
+fn bind(address: SocketAddr) -> Result<Vec<TcpListener>, Unbound> {
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        return listen::bind_both(Ipv4Addr::UNSPECIFIED.into(), address.ip(), address.port());
+    }
+    Ok(vec![listen::bind(address)?])
 }
 
 /// The first certificate, and somebody who sees to the next ones; `None` if it was told to stop before there was one.
@@ -150,45 +160,16 @@ fn wait_for(error: &OwnError, shared: &Shared) {
     }
 }
 
-async fn serve(listener: TcpListener, current: &Current, shared: Arc<Shared>) -> io::Result<()> {
-    let handle = Handle::new();
-    let (ending, stop) = (handle.clone(), shared.stop.clone());
+async fn serve(listeners: Vec<TcpListener>, current: Arc<Current>, shared: Arc<Shared>) {
+    let (stop, ending) = (shared.stop.clone(), CancellationToken::new());
+    let forgotten = ending.clone();
     tokio::spawn(async move {
         stop.cancelled().await;
         tokio::time::sleep(FORGOTTEN).await;
-        ending.graceful_shutdown(Some(LAST_ANSWERS));
+        forgotten.cancel();
     });
-    let router =
-        Router::new().route("/mutate", post(mutate)).layer(DefaultBodyLimit::max(LARGEST_BODY)).with_state(shared);
-    let acceptor = RustlsAcceptor::new(current.config.clone()).handshake_timeout(PATIENCE).acceptor(Door::new());
-    let mut server = Server::<SocketAddr>::from_listener(listener)
-        .http1_only()
-        .handle(handle)
-        .first_request_timeout(PATIENCE)
-        .accept_error_handler(|from, error| tracing::debug!(?from, %error, "a connection was not accepted"))
-        .acceptor(acceptor);
-    server.http_builder().http1().header_read_timeout(IDLE);
-    server.serve(router.into_make_service()).await
-}
-
-async fn mutate(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    let begun = Instant::now();
-    let asked = serde_json::from_slice::<Value>(&body).map_err(|error| format!("the body is no JSON: {error}"));
-    let answer = asked.and_then(|asked| admission::review(&asked, &shared.options).map_err(|error| error.to_string()));
-    shared.metrics.reviewed(answer.as_ref().ok().map(|answer| answer.verdict), begun.elapsed());
-    match answer {
-        Ok(answer) => {
-            let (pod, notes) = (&answer.pod, &answer.notes);
-            match answer.verdict {
-                Verdict::Injected => tracing::info!(?pod, ?notes, "injected"),
-                Verdict::Untouched => tracing::debug!(?pod, "left as it is"),
-                Verdict::Refused => tracing::warn!(?pod, ?notes, "refused"),
-            }
-            ([(header::CONTENT_TYPE, "application/json")], answer.review.to_string()).into_response()
-        }
-        Err(error) => {
-            tracing::debug!(error, "no review");
-            (StatusCode::BAD_REQUEST, error + "\n").into_response()
-        }
-    }
+    let door = Arc::clone(&shared.door);
+    let router = Router::new().route("/mutate", post(mutate)).with_state(shared);
+    let port = Port { door, certificate: Some(current), idle: IDLE, longest: None, router };
+    port.serve(listeners, ending).await;
 }

@@ -90,6 +90,47 @@ fn what_cannot_be_helped_is_refused_with_the_reason_and_the_way_out() {
     }
 }
 
+/// A classic sidecar keeps such a pod from ever being over.
+#[test]
+fn a_pod_that_has_to_end_gets_no_classic_sidecar() {
+    let classic = Options { sidecar: inject::SidecarKind::Classic, ..options() };
+    let mut job = pod();
+    job["metadata"]["ownerReferences"] = json!([{"kind": "Job", "name": "nightly-29384756", "controller": true}]);
+    let mut lone = pod();
+    lone["metadata"] = json!({"name": "once"});
+    lone["spec"]["restartPolicy"] = "OnFailure".into();
+    for (pod, reason) in [(job, "a Job is never over"), (lone, "a Pod with restartPolicy OnFailure is never over")] {
+        let refused = review(&asked(&pod), &classic).unwrap();
+        assert_eq!(refused.verdict, Verdict::Refused);
+        let message = refused.review["response"]["status"]["message"].as_str().unwrap();
+        assert!(message.contains(reason) && message.contains("bypassctl.io/inject: \"false\""), "{message}");
+        assert_eq!(review(&asked(&pod), &options()).unwrap().verdict, Verdict::Injected, "a native one ends with it");
+    }
+    let mut service = pod();
+    service["spec"]["restartPolicy"] = "Always".into();
+    assert_eq!(review(&asked(&service), &classic).unwrap().verdict, Verdict::Injected);
+}
+
+#[test]
+fn what_is_said_of_a_pod_is_bounded_whatever_it_says() {
+    let long = "é".repeat(500_000);
+    let mut named = pod();
+    named["metadata"]["name"] = long.as_str().into();
+    let probes = json!({"tcpSocket": {"port": 2552}});
+    let container = json!({"name": long, "livenessProbe": probes, "readinessProbe": probes, "startupProbe": probes});
+    named["spec"]["containers"] = vec![container; 10].into();
+    let mut odd = pod();
+    odd["metadata"]["annotations"] = json!({"bypassctl.io/mode": long});
+    for pod in [named, odd] {
+        let answer = review(&asked(&pod), &options()).unwrap();
+        assert!(answer.pod.len() < 400 && answer.notes.concat().len() < 20_000, "{}", answer.pod);
+        assert!(answer.review.to_string().len() < 40_000);
+    }
+    let mut misnamed = asked(&pod());
+    misnamed["request"]["uid"] = long.into();
+    assert!(review(&misnamed, &options()).is_err());
+}
+
 #[test]
 fn a_pod_that_wants_none_is_let_through_as_it_is() {
     let mut pod = pod();
