@@ -1,9 +1,11 @@
 //! The webhook's metrics; every name begins with `bypassctl_webhook_`.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -70,6 +72,31 @@ impl TurnedAway {
     }
 }
 
+/// A gauge that may be absent: 0 would be an end in 1970.
+#[derive(Clone, Debug, Default)]
+struct Maybe(Arc<Mutex<Option<i64>>>);
+
+impl Maybe {
+    fn set(&self, value: Option<i64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl EncodeMetric for Maybe {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
+        let value = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        value.map_or(Ok(()), |value| encoder.encode_gauge(&value))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -78,7 +105,7 @@ pub(super) struct Metrics {
     connections: Family<ByPort, Gauge>,
     turned_away: Family<ByReason, Counter>,
     ready: Gauge,
-    not_after: Gauge,
+    not_after: Maybe,
 }
 
 impl Metrics {
@@ -103,7 +130,7 @@ impl Metrics {
         }
         let ready = Gauge::default();
         registry.register("ready", "Whether /ready says yes", ready.clone());
-        let not_after = Gauge::default();
+        let not_after = Maybe::default();
         let help = "When the certificate in use ends, in seconds since 1970";
         registry.register("certificate_not_after_timestamp_seconds", help, not_after.clone());
         Self { registry, reviews, duration, connections, turned_away, ready, not_after }
@@ -134,9 +161,26 @@ impl Metrics {
             self.connections.get_or_create(&ByPort { port }).set(i64::try_from(open).unwrap_or(i64::MAX));
         }
         self.ready.set(i64::from(ready));
-        self.not_after.set(not_after.map_or(0, OffsetDateTime::unix_timestamp));
+        self.not_after.set(not_after.map(OffsetDateTime::unix_timestamp));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_certificate_is_none_that_has_ended() {
+        let metrics = Metrics::new();
+        let name = "bypassctl_webhook_certificate_not_after_timestamp_seconds";
+        let has =
+            |not_after| metrics.render(false, not_after, [0, 0]).unwrap().lines().any(|line| line.starts_with(name));
+        assert!(!has(None));
+        let text = metrics.render(true, Some(OffsetDateTime::UNIX_EPOCH), [0, 0]).unwrap();
+        assert!(text.contains(&format!("\n{name} 0\n")), "{text}");
+        assert!(!has(None));
     }
 }
