@@ -28,10 +28,82 @@ scenario_the_chart_refuses_values_that_mean_nothing() {
   need_helm || return
   local setting said
   for setting in inject.mode=loose webhook.failurePolicy=Maybe webhook.replicas=0 image.tagg=1 tls.mode=secret \
-    image.digest=sha256:12 'inject.allow={everybody}' cni.repairPods=all cni.binDir=bin webhook.timeoutSeconds=31 webhook.namespaceSelector=null; do
+    image.digest=sha256:12 'inject.allow={everybody}' cni.repairPods=all cni.binDir=bin webhook.timeoutSeconds=31 webhook.namespaceSelector=null \
+    'webhook.namespaceSelector.matchLabels.bypassctl\.io/inject=null' 'webhook.optOutLabels.bypassctl\.io/inject=null' \
+    'networkPolicy.apiServerCIDRs={10.0.0.7}' 'networkPolicy.scrapers[0].pods=all'; do
     said=$(helm template x "$chart" --set "$setting" 2>&1) && fail "taken: $setting" && return 1
     [[ $said == *schema* ]] || fail "$setting is refused otherwise: $said" || return
   done
+}
+
+# Values that are good by themselves and not together, or not on that Kubernetes, are refused with what to do.
+scenario_the_chart_says_what_does_not_go_together() {
+  need_helm || return
+  local said
+  said=$(helm template x "$chart" --set webhook.adminPort=9443 2>&1) && fail "two listen on one port" && return 1
+  [[ $said == *'webhook.port and webhook.adminPort are both 9443'* ]] || fail "otherwise: $said" || return
+  said=$(helm template x "$chart" --kube-version 1.28.0 2>&1) && fail "native sidecars before there were any" && return 1
+  [[ $said == *'need Kubernetes 1.29, and this is v1.28.0; set inject.sidecar=classic'* ]] || fail "otherwise: $said" || return
+  helm template x "$chart" --kube-version 1.28.0 --set inject.sidecar=classic >/dev/null || fail "classic is refused" || return
+  helm template x "$chart" --kube-version v1.29.0-eks-1 >/dev/null || fail "a provider's 1.29 is refused"
+}
+
+# Each port lets in whom its values name, and nobody else; without names everybody, as its comment says.
+scenario_the_policy_lets_in_who_is_named() {
+  fresh_namespace || return
+  need_helm || return
+  cat >"$scratch/who.yaml" <<'END'
+networkPolicy:
+  apiServerCIDRs: [10.0.0.0/28, "fd00::/64"]
+  scrapers:
+  - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+    podSelector: {matchLabels: {app: prometheus}}
+END
+  render "$scratch/chart.yaml" --values "$scratch/who.yaml" && kubectl apply --filename "$scratch/chart.yaml" >/dev/null ||
+    fail "not taken" || return
+  policy_is 'ingress == [
+    {"ports": [{"port": "webhook", "protocol": "TCP"}],
+     "from": [{"ipBlock": {"cidr": "10.0.0.0/28"}}, {"ipBlock": {"cidr": "fd00::/64"}}]},
+    {"ports": [{"port": "admin", "protocol": "TCP"}],
+     "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+               "podSelector": {"matchLabels": {"app": "prometheus"}}}]}]' || return
+  render "$scratch/open.yaml" && kubectl apply --filename "$scratch/open.yaml" >/dev/null || fail "not taken" || return
+  policy_is '[sorted(rule) for rule in ingress] == [["ports"], ["ports"]]' || return
+  kubectl delete --filename "$scratch/open.yaml" --wait=false >/dev/null
+}
+
+# policy_is EXPRESSION – of its ingress, in Python's terms.
+policy_is() {
+  local policy
+  policy=$(kubectl get networkpolicy x-bypassctl-webhook --output json) || return
+  python3 -c "import json, sys; ingress = json.load(sys.stdin)['spec']['ingress']; sys.exit(not ($1))" <<<"$policy" ||
+    fail "it is another: $policy"
+}
+
+# On OpenShift the webhook's pods leave user and group to restricted-v2, which refuses any that is not of its namespace's range; and a
+# file of the certificate's volume is readable by a group that is given, whichever.
+scenario_the_webhook_keeps_to_openshifts_default() {
+  fresh_namespace || return
+  need_helm || return
+  local mode ids
+  for mode in selfSigned certManager; do
+    render "$scratch/chart.yaml" --show-only templates/webhook-deployment.yaml --set tls.mode=$mode --set openshift.enabled=true ||
+      fail "$mode" || return
+    ! grep -E '(runAsUser|runAsGroup|fsGroup):' "$scratch/chart.yaml" || fail "$mode: it insists on a user" || return
+    strictly "$scratch/chart.yaml" >/dev/null && keeps_to restricted "$scratch/chart.yaml" || fail "$mode: not restricted" || return
+  done
+  grep -q 'defaultMode: 0440' "$scratch/chart.yaml" || fail "a group may not read the certificate" || return
+  render "$scratch/chart.yaml" --show-only templates/webhook-deployment.yaml || return
+  ids=$(grep -cE '(runAsUser|runAsGroup|fsGroup): 12552' "$scratch/chart.yaml")
+  ((ids == 3)) || fail "elsewhere it has no user"
+}
+
+# Metrics of ends are 0 in agents that have no certificate, as those in mode disabled: no alert and no panel takes that for 1970.
+scenario_no_certificate_is_none_that_has_ended() {
+  local files=$chart/files ends
+  ends=$(grep -hoE 'bypassctl_[a-z_]*not_after_timestamp_seconds(\{[^}]*})?[^-]*' "$files/alerts.yaml" "$files/dashboard.json") || fail "none" || return
+  (($(wc -l <<<"$ends") == 4)) || fail "these: $ends" || return
+  ! grep -v ' > 0)' <<<"$ends" || fail "0 is taken for a time"
 }
 
 # The webhook may do what it does and nothing else; with a certificate of somebody else, nothing at all.

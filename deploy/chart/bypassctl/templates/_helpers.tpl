@@ -45,6 +45,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ include "bypassctl.name" . }}-{{ .Release.Namespace }}
 {{- end }}
 
+{{/* What a schema cannot say: values that do not go together, or not with this cluster. */}}
+{{- define "bypassctl.check" -}}
+{{- if and (eq .Values.inject.sidecar "native") (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "inject.sidecar: native sidecars need Kubernetes 1.29, and this is %s; set inject.sidecar=classic (Jobs are refused then), or say --kube-version" .Capabilities.KubeVersion.Version) }}
+{{- end }}
+{{- if eq (int .Values.webhook.port) (int .Values.webhook.adminPort) }}
+{{- fail (printf "webhook.port and webhook.adminPort are both %d, and only one can listen there; set another webhook.adminPort" (int .Values.webhook.port)) }}
+{{- end }}
+{{- end }}
+
 {{/* The subjects of a namespace: (dict "namespace" … "accounts" …) */}}
 {{- define "bypassctl.subjects" -}}
 {{- $namespace := .namespace }}
