@@ -19,6 +19,7 @@ pub mod cni;
 pub mod commands;
 pub mod core;
 pub mod demo;
+mod flood;
 pub mod http;
 pub mod listen;
 pub mod netfilter;

@@ -14,9 +14,11 @@ pub use read::read;
 
 /// Of a name, in bytes: a namespace, and what a pod may be called.
 const LONGEST_NAME: usize = 320;
-/// Of a note or a reason, in bytes; API servers pass on no more of a warning than 256 characters.
-const LONGEST_NOTE: usize = 1024;
-const MOST_NOTES: usize = 16;
+/// Of a reason, in bytes.
+const LONGEST_REASON: usize = 1024;
+/// Of a note, in bytes; API servers pass on no more of a warning.
+const LONGEST_NOTE: usize = 256;
+const MOST_NOTES: usize = 8;
 /// API servers' are UUIDs.
 const LONGEST_UID: usize = 128;
 
@@ -106,7 +108,7 @@ pub fn review(asked: &Value, options: &Options) -> Result<Answer, NoReview> {
         }
         Ok(None) => (Verdict::Untouched, Vec::new()),
         Err(refused) => {
-            let refused = cut(refused.to_string(), LONGEST_NOTE);
+            let refused = cut(refused.to_string(), LONGEST_REASON);
             let message = format!("bypassctl: {refused}; to run this pod without the agent, annotate it {OPT_OUT}");
             response["allowed"] = false.into();
             response["status"] = json!({"status": "Failure", "reason": "Forbidden", "code": 403, "message": message});

@@ -4,23 +4,21 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::places::{Admitted, Places, Ticket};
+use crate::flood::Full;
 use crate::webhook::metrics::TurnedAway;
-
-/// How often the same full door is complained of.
-const REMINDER: Duration = Duration::from_secs(30);
 
 /// Lets connections in.
 #[derive(Debug)]
 pub(super) struct Door {
     places: Mutex<Places<CancellationToken>>,
     turned_away: TurnedAway,
-    reminder: Reminder,
+    full: Full,
 }
 
 /// A connection that was let in; its place is free again when it is dropped.
@@ -38,7 +36,7 @@ pub(super) struct Stay {
 impl Door {
     pub(super) fn new(most: usize, share: usize, turned_away: TurnedAway) -> Arc<Self> {
         let places = Mutex::new(Places::strict(most, share));
-        Arc::new(Self { places, turned_away, reminder: Reminder::default() })
+        Arc::new(Self { places, turned_away, full: Full::default() })
     }
 
     /// A place for a connection from there, if need be instead of the one that whoever has most has used longest ago.
@@ -78,7 +76,7 @@ impl Door {
 
     fn complain(&self, reason: &'static str, source: IpAddr) {
         self.turned_away.count(reason);
-        if self.reminder.may_say() {
+        if self.full.may_say(reason) {
             let says = match reason {
                 "share" => "an address has as many connections as one may have, and gets no more",
                 "gave_way" => "all connections are taken: the oldest of the address with most is closed for a new one",
@@ -175,22 +173,6 @@ impl Large {
         let places = Arc::new(Semaphore::new(self.share));
         by_source.insert(source, Arc::downgrade(&places));
         places
-    }
-}
-
-/// Says the same thing now and then, not every time that somebody causes it.
-#[derive(Debug, Default)]
-pub(super) struct Reminder(Mutex<Option<Instant>>);
-
-impl Reminder {
-    pub(super) fn may_say(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let may = last.is_none_or(|last| now.duration_since(last) >= REMINDER);
-        if may {
-            *last = Some(now);
-        }
-        may
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) enum NoVerdict {
 impl NoVerdict {
     const ALL: [Self; 2] = [Self::Invalid, Self::Dropped];
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
             Self::Dropped => "dropped",

@@ -61,7 +61,7 @@ pub(super) async fn mutate(
         Err(Unanswered { status, says, counts_as }) => {
             shared.metrics.unanswered(counts_as);
             // A pod that the API server asks about gets no answer: that is not for strangers to write many lines of.
-            if status == StatusCode::BAD_REQUEST || !shared.reminder.may_say() {
+            if status == StatusCode::BAD_REQUEST || !shared.full.may_say(counts_as.name()) {
                 tracing::debug!(says, "no review");
             } else {
                 tracing::warn!(source = %stay.source(), says, "no answer");
@@ -123,7 +123,9 @@ fn answered(body: Vec<u8>, shared: &Shared, stay: &Stay) -> Result<String, Unans
         })?;
         stay.hold(place);
     }
-    log(&answer);
+    if shared.flood.may_log(begun) {
+        log(&answer);
+    }
     shared.metrics.reviewed(answer.verdict, begun.elapsed());
     Ok(text)
 }

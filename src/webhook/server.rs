@@ -12,10 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::inject::Options;
+use crate::flood::{Flood, Full};
 use crate::listen::{self, Unbound};
 use crate::tls::CredentialError;
 use crate::webhook::admin;
-use crate::webhook::door::{Door, Large, Reminder};
+use crate::webhook::door::{Door, Large};
 use crate::webhook::metrics::Metrics;
 use crate::webhook::mutate::mutate;
 use crate::webhook::own::OwnError;
@@ -71,8 +72,9 @@ pub(super) struct Shared {
     pub(super) door: Arc<Door>,
     pub(super) admin: Arc<Door>,
     pub(super) large: Large,
-    /// For what strangers, too, can cause.
-    pub(super) reminder: Reminder,
+    /// Lines that strangers, too, can cause.
+    pub(super) flood: Flood,
+    pub(super) full: Full,
     pub(super) current: tokio::sync::OnceCell<Arc<Current>>,
     /// Why there is no certificate yet.
     pub(super) waiting: std::sync::Mutex<Option<String>>,
@@ -93,7 +95,8 @@ pub async fn run(webhook: Webhook) -> Result<(), WebhookError> {
         door: Door::new(MOST_CONNECTIONS, MOST_A_SOURCE, metrics.turned_away("webhook")),
         admin: Door::new(MOST_ADMIN, MOST_ADMIN_A_SOURCE, metrics.turned_away("admin")),
         large: Large::new(MOST_LARGE, MOST_LARGE_A_SOURCE),
-        reminder: Reminder::default(),
+        flood: Flood::default(),
+        full: Full::default(),
         metrics,
         current: tokio::sync::OnceCell::new(),
         waiting: std::sync::Mutex::default(),

@@ -1,6 +1,6 @@
-//! Log lines that somebody else can cause, held to a number a second: a flood of refusals must not fill a disk.
+//! Log lines that somebody else can cause, held to a number a second: a flood of them must not fill a disk.
 //!
-//! Metrics and `/status` count every refusal all the same.
+//! Metrics count what they would have said all the same.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ struct Window {
 
 /// Counts lines.
 #[derive(Debug)]
-pub(super) struct Flood(Mutex<Window>);
+pub(crate) struct Flood(Mutex<Window>);
 
 impl Default for Flood {
     fn default() -> Self {
@@ -29,13 +29,13 @@ impl Default for Flood {
 
 impl Flood {
     /// Whether one more line may be written now. Says, at the first line after a flood, how many were held back.
-    pub(super) fn may_log(&self, now: Instant) -> bool {
+    pub(crate) fn may_log(&self, now: Instant) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if now.duration_since(window.since) >= PERIOD {
             if window.held_back > 0 {
                 tracing::warn!(
                     lines = window.held_back,
-                    "refused connections were not logged; /metrics has counted them"
+                    "lines were held back; /metrics has counted what they would have said"
                 );
             }
             *window = Window { since: now, lines: 0, held_back: 0 };
@@ -54,10 +54,10 @@ const REMINDER: Duration = Duration::from_secs(30);
 
 /// When each full limit was last complained of.
 #[derive(Debug, Default)]
-pub(super) struct Full(Mutex<BTreeMap<&'static str, Instant>>);
+pub(crate) struct Full(Mutex<BTreeMap<&'static str, Instant>>);
 
 impl Full {
-    pub(super) fn may_say(&self, option: &'static str) -> bool {
+    pub(crate) fn may_say(&self, option: &'static str) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let may = said.get(option).is_none_or(|last| now.duration_since(*last) >= REMINDER);
