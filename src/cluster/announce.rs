@@ -89,7 +89,8 @@ impl Announcer {
                 // A sidecar that has stopped carries nothing; one that is killed cannot say so.
                 let stopped = Standing { why_not: "the sidecar has stopped".to_owned(), ..Standing::default() };
                 if self.condition {
-                    let set = self.set_condition(&stopped, OffsetDateTime::now_utc()).await;
+                    let turned = if before.ready { OffsetDateTime::now_utc() } else { turned };
+                    let set = self.set_condition(&stopped, turned).await;
                     faults.note("the pod's condition", "patch on pods/status", set);
                 }
                 return;

@@ -84,10 +84,15 @@ impl<T> Places<T> {
         }
     }
 
-    /// Takes a place from whoever has most and more than is fair, for want of something else than places.
+    /// Takes a place from whoever has most and more than is fair, else from whoever does not get on, for want of something else
+    /// than places.
     pub(crate) fn relieve(&mut self, now: Instant) -> Option<T> {
-        let (_, greediest) = self.greediest()?;
-        self.evict(greediest, now, false)
+        if let Some((_, greediest)) = self.greediest() {
+            return self.evict(greediest, now, false);
+        }
+        let strangers = self.by_source.iter().filter(|(source, _)| !source.is_loopback());
+        let (_, slowest) = strangers.filter_map(|(source, held)| Some((held.front()?.since, *source))).min()?;
+        self.evict(slowest, now, true)
     }
 
     /// Gives a place back; one that has been given to somebody else stays theirs.
@@ -232,7 +237,7 @@ mod tests {
         let now = Instant::now();
         let (mut places, tickets) = crowd(63, 21, 3, now);
         assert_eq!(places.enter(address(100), (100, 1), now + STALE), Admitted::Full((100, 1)));
-        assert_eq!(places.relieve(now + STALE), None);
+        assert_eq!(places.relieve(now), None);
         assert!(!places.is_greedy(tickets[0]));
         places.leave(tickets[0]);
         assert!(matches!(places.enter(address(100), (100, 1), now), Admitted::Free(_)));
@@ -286,5 +291,7 @@ mod tests {
         assert_eq!(places.relieve(now), None);
         places.enter(address(2), (2, 4), now);
         assert_eq!(places.relieve(now), Some((2, 4)));
+        assert_eq!(places.relieve(now), None, "all get on");
+        assert!(matches!(places.relieve(now + STALE), Some((1..=3, 1))), "none gets on");
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -23,6 +24,8 @@ use crate::proxy::{Joined, Sidecar, inbound, outbound};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// As many as wait in a backlog; a flood is not to hold up the end.
+const MOST_DISMISSED: usize = 4096;
 
 /// What an accepted connection has.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
             io::Result::Ok((stream, from, place))
         };
         let next = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return dismiss(&listeners, direction, &sidecar),
             next = next => next,
         };
         match next {
@@ -82,13 +85,25 @@ pub(super) async fn run(listeners: Vec<TcpListener>, direction: Direction, sidec
                 // Out of descriptors or memory: strangers are not to keep what they have of them from peers, and trying again at
                 // once would only burn the processor.
                 anteroom.relieve();
-                if pause == FIRST_PAUSE {
+                if pause == FIRST_PAUSE && sidecar.full.may_say("descriptors") {
                     tracing::warn!(direction = direction.name(), %error, "cannot accept connections; trying again");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// Refuses in words those that the kernel has accepted. It would reset them as the listeners are closed, and to a peer that may
+/// use plaintext that looks like a want of TLS.
+fn dismiss(listeners: &[TcpListener], direction: Direction, sidecar: &Sidecar) {
+    if direction == Direction::Outbound {
+        return;
+    }
+    let accept = || poll_fn(|cx| poll_accept(listeners, 0, cx)).now_or_never();
+    for (stream, _) in std::iter::from_fn(|| accept()?.ok()).take(MOST_DISMISSED) {
+        inbound::refuse(&stream, &Seen::default(), sidecar);
     }
 }
 
@@ -165,11 +180,7 @@ fn serve(
     let arrived = Box::new((stream, place));
     async move {
         let _seat = &seat;
-        // Once nobody is accepted any more the app has gone, or has had its time: a stranger that says nothing is not waited for.
-        let stop = match direction {
-            Direction::Inbound => &sidecar.lifecycle.stop_accepting,
-            Direction::Outbound => &sidecar.lifecycle.end,
-        };
+        let stop = &sidecar.lifecycle.end;
         // Boxed: what dialling and the handshake need is not to be kept that long either, nor is what they came to.
         let joined = match Box::pin(stop.run_until_cancelled(meet(arrived, &sidecar, &mut connection))).await {
             Some(Some(Ok(joined))) => joined,

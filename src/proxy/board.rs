@@ -184,6 +184,11 @@ impl Board {
         self.end(reason, |open| open.chain.as_ref().is_some_and(|chain| chains.contains(chain)))
     }
 
+    /// Whether there is a connection over TLS with this pod.
+    pub(super) fn is_secured(&self, peer: IpAddr) -> bool {
+        lock(&self.open).by_id.values().any(|open| open.peer == peer && open.tls.is_some())
+    }
+
     /// Pods with connections over TLS that are older than this.
     pub(super) fn peers_before(&self, before: Instant) -> BTreeSet<IpAddr> {
         let open = lock(&self.open);

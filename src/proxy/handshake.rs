@@ -285,14 +285,14 @@ impl Seen {
     pub(super) fn speaks_no_tls(&self, error: &io::Error) -> bool {
         match self.first_byte {
             Some(byte) => !(20..=24).contains(&byte),
-            None => matches!(
-                error.kind(),
-                io::ErrorKind::UnexpectedEof
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::BrokenPipe
-            ),
+            None => self.is_breach(error),
         }
+    }
+
+    /// Whether the peer broke off without saying why.
+    pub(super) fn is_breach(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
     }
 
     /// Whether the peer had no time for a handshake: its first word was what [`turn_away`] says.
@@ -312,7 +312,9 @@ pub(super) fn turn_away(stream: &TcpStream, seen: &Seen) {
     let socket = SockRef::from(stream);
     let mut first = 0;
     // Nobody needs this byte any more.
-    let is_other = matches!((&*socket).read(std::slice::from_mut(&mut first)), Ok(1)) && first != 0x16;
+    let is_other = seen.first_byte.is_none()
+        && matches!((&*socket).read(std::slice::from_mut(&mut first)), Ok(1))
+        && first != 0x16;
     // Not a reset: one that overtakes the peer's connect(2) would be all that the peer sees.
     if is_other || seen.answered || socket.send(&TURNED_AWAY).is_err() {
         reset_on_close(stream);

@@ -31,8 +31,14 @@ pub(super) async fn meet(
     connection: &mut Connection,
 ) -> Result<Joined, Reason> {
     let mut seen = Seen::default();
-    let met = unfinished.keep(secure(&mut peer, &unfinished, &mut seen, sidecar, connection)).await;
-    match met.unwrap_or(Err(Parting::TurnAway(Reason::TooManyUnfinished))) {
+    let met = unfinished.keep(secure(&mut peer, &unfinished, &mut seen, sidecar, connection));
+    // Once nobody is accepted any more the app has gone, or has had its time: a stranger that says nothing is not waited for.
+    let met = match sidecar.lifecycle.stop_accepting.run_until_cancelled(met).await {
+        Some(Some(met)) => met,
+        Some(None) => Err(Parting::TurnAway(Reason::TooManyUnfinished)),
+        None => Err(Parting::TurnAway(Reason::Drained)),
+    };
+    match met {
         Ok(secured) => {
             drop(unfinished);
             hand_over(peer, secured, sidecar, connection).await

@@ -324,6 +324,11 @@ impl Sidecar {
         })
     }
 
+    /// Whether the peer that the app dials speaks TLS with us, or did lately.
+    fn speaks_tls_with(&self, peer: SocketAddr) -> bool {
+        self.peer_memory.speaks_tls(peer) || self.board.is_secured(peer.ip())
+    }
+
     /// A handshake may have begun before a revocation that has looked through the open connections since.
     fn end_if_revoked(&self, connection: &Connection) {
         let chain = connection.agreed.as_ref().and_then(|agreed| agreed.chain.as_ref());

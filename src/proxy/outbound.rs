@@ -28,6 +28,10 @@ use crate::tls::Session;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
+/// How often a peer may break off a handshake without a word before that is its answer: an agent that is killed, or ends, in the
+/// midst of one does so too, and then nobody listens until it is back.
+const BREACHES: u32 = 3;
+
 /// Reaches the peer that the app dials; `None` if it was the sidecar's own canary.
 pub(super) async fn meet(
     mut app: TcpStream,
@@ -149,7 +153,7 @@ async fn connect_plaintext(sidecar: &Sidecar, connection: &mut Connection) -> Re
 }
 
 /// The peer, over TLS; `None` if `or_plaintext` and the peer showed that it speaks no TLS. A peer that has no time for a
-/// handshake is dialled again, as one that is being restarted.
+/// handshake, or that breaks one off, is dialled again, as one that is being restarted.
 async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext: bool) -> Result<Option<Peer>, Reason> {
     let Some(credentials) = sidecar.credentials() else {
         return Err(connection.fail(Failed::without_credentials()));
@@ -158,6 +162,7 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
     let timeout = sidecar.config.limits.handshake_timeout;
     let name = ServerName::IpAddress(connection.peer().ip().into());
     let mut pause = FIRST_PAUSE;
+    let mut breaches = 0;
     loop {
         let mut stream = connect(sidecar, connection, deadline).await?;
         let started = Instant::now();
@@ -178,15 +183,19 @@ async fn originate(sidecar: &Sidecar, connection: &mut Connection, or_plaintext:
             Err(error) => error,
         };
         let speaks_no_tls = seen.speaks_no_tls(&error);
-        if or_plaintext && speaks_no_tls && !sidecar.peer_memory.speaks_tls(connection.peer()) {
-            return Ok(None);
-        }
         let was_turned_away = seen.was_turned_away(&error);
-        if was_turned_away && Instant::now() + pause < deadline {
+        let is_breach = seen.is_breach(&error);
+        breaches += u32::from(is_breach);
+        if (was_turned_away || (is_breach && breaches < BREACHES)) && Instant::now() + pause < deadline {
             sidecar.metrics.connect_retries.inc();
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             continue;
+        }
+        // A way that was too slow for so many attempts proves nothing.
+        let is_proof = speaks_no_tls && (!is_breach || breaches >= BREACHES);
+        if or_plaintext && is_proof && !sidecar.speaks_tls_with(connection.peer()) {
+            return Ok(None);
         }
         let mut failed = Failed::of(&error);
         if speaks_no_tls {

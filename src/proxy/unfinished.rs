@@ -51,6 +51,7 @@ impl Anteroom {
 
     /// A place for a connection from there, if need be instead of the oldest of whoever has too many.
     pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Result<Unfinished, NoPlace> {
+        self.awaited.store(false, Ordering::Relaxed);
         let evicted = CancellationToken::new();
         let admitted = self.places().enter(source, evicted.clone(), Instant::now());
         let ticket = match admitted {
@@ -72,8 +73,10 @@ impl Anteroom {
         self.awaited.store(false, Ordering::Relaxed);
     }
 
-    /// Ends a connection of whoever has too many, where something else than places is scarce.
+    /// Ends a connection of whoever has too many, or does not get on, where something else than places is scarce. Until the next
+    /// one comes somebody waits.
     pub(super) fn relieve(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
         if let Some(evicted) = self.places().relieve(Instant::now()) {
             evicted.cancel();
         }

@@ -31,7 +31,7 @@ fn without_descriptors_it_waits_and_then_goes_on() {
     let near = Sidecar::between(&dir, far.inbound, local(1), &["--breaker-failures=0"]);
     let mut old = connect(near.outbound).unwrap();
     assert_echo(&mut old, "before");
-    let held: Vec<TcpStream> = (0..DESCRIPTORS + 20).map(|_| connect(far.inbound).unwrap()).collect();
+    let held: Vec<TcpStream> = (0..6 * DESCRIPTORS).map(|_| connect(far.inbound).unwrap()).collect();
     let folder = format!("/proc/{}/fd", far.pid());
     let taken = || std::fs::read_dir(&folder).unwrap().count();
     eventually("all descriptors are taken", || (taken() >= DESCRIPTORS).then_some(()));
@@ -91,7 +91,7 @@ fn without_descriptors_the_app_is_not_taken_for_gone() {
     assert!(!near.log().contains("fewer files may be open"), "{}", near.log());
     let mut old = connect(near.outbound).unwrap();
     assert_echo(&mut old, "before");
-    let held: Vec<TcpStream> = (0..DESCRIPTORS + 20).map(|_| connect(far.inbound).unwrap()).collect();
+    let held: Vec<TcpStream> = (0..6 * DESCRIPTORS).map(|_| connect(far.inbound).unwrap()).collect();
     let folder = format!("/proc/{}/fd", far.pid());
     eventually("all descriptors are taken", || {
         (std::fs::read_dir(&folder).unwrap().count() >= DESCRIPTORS).then_some(())

@@ -463,6 +463,11 @@ all_lost_pings() {
   echo "$sum"
 }
 
+# is_removed POD WITNESS – whether the last that WITNESS has heard of POD's node is that it is no member any more.
+is_removed() {
+  grep "CLUSTER Member.*$(pod_ip "$1"):" "$run_dir/pod$2/node.log" | tail -n 1 | grep -q MemberRemoved
+}
+
 # One step of a rolling update: the old pod leaves, a new one with an agent in MODE joins, or, where MODE is native, one
 # without an agent and with the framework's own TLS. No message between the two that stay is lost: two each way may be under
 # way while it is counted.
@@ -475,6 +480,9 @@ replace_pod() {
   signal "node$pod" TERM
   wait_until 30 has_exited "node$pod" || fail "node $pod does not end" || return
   stop "agent$pod"
+  # Started again at once at the same address, it would be taken for a new life of one that has not been removed yet, and that
+  # one for unreachable, which has nothing to do with agents. In Kubernetes the next pod has another address.
+  wait_until 15 is_removed "$pod" "$a" && wait_until 15 is_removed "$pod" "$b" || fail "node $pod is not removed" || return
   delete_pod "$pod"
   create_pod "$pod"
   if [[ $mode == native ]]; then
